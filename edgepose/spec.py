@@ -1,0 +1,196 @@
+"""`ModelSpec`: everything that an artefact needs in order to run, carried inside it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from edgepose.errors import EdgePoseError, ModelFormatError
+from edgepose.skeleton import Skeleton
+
+__all__ = ["METADATA_KEY", "Decoder", "ModelSpec"]
+
+METADATA_KEY = "edgepose"
+"""Key of an ONNX file's ``metadata_props`` under which the spec stands as JSON."""
+
+FORMAT_VERSION = 1
+MAX_JSON_BYTES = 1 << 20
+_MAX_SIDE = 8192
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How heatmaps become joints.
+
+    Attributes:
+        name: ``"soft_argmax"`` (Beta-Soft-Argmax, LPN section 3.4) or ``"argmax"``.
+        beta: temperature of the softmax of ``"soft_argmax"``.
+        refine: sub-pixel step after the peak: ``"quarter"``, ``"taylor"`` or None. LPN's official
+            evaluation adds the quarter step to its soft coordinates as well.
+        bias: constant subtracted from x and y in image pixels (1.0 in LPN's MPII setting).
+    """
+
+    name: Literal["soft_argmax", "argmax"] = "soft_argmax"
+    beta: float = 160.0
+    refine: Literal["quarter", "taylor"] | None = None
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Description of a model, sufficient to run it.
+
+    Attributes:
+        name: the model's name, for instance ``"lpn50-lsp"``.
+        task: ``"topdown"`` (one person per crop) or ``"bottomup"`` (all people of the picture).
+        skeleton: the joints in the order of the heatmap channels.
+        input_size: (height, width) of the network's input in pixels.
+        color: channel order that the network was trained with.
+        mean, std: per channel position, applied to value / 255.
+        padding: factor by which a person box is enlarged before cropping. The whole picture,
+            taken as the box when none is given, is not enlarged.
+        coordinates: ``"legacy"`` maps heatmap to image exactly as the official checkpoints were
+            trained; ``"udp"`` is the unbiased mapping (see `edgepose.pipeline.geometry`).
+        decoder: how heatmaps become joints.
+        precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
+        provenance: where the weights come from (data, licence, command, seed, versions).
+        parity: measured figures (accuracy, difference from the source).
+
+    Raises:
+        ModelFormatError: a value is not usable; the message names the field.
+    """
+
+    name: str
+    skeleton: Skeleton
+    input_size: tuple[int, int]
+    task: Literal["topdown", "bottomup"] = "topdown"
+    color: Literal["bgr", "rgb"] = "rgb"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    padding: float = 1.25
+    coordinates: Literal["legacy", "udp"] = "udp"
+    decoder: Decoder = field(default_factory=Decoder)
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(bool(self.name), "name", self.name, "a non-empty text")
+        _check(isinstance(self.skeleton, Skeleton), "skeleton", self.skeleton, "a Skeleton")
+        _check(
+            len(self.input_size) == 2
+            and all(isinstance(v, int) and 1 <= v <= _MAX_SIDE for v in self.input_size),
+            "input_size", self.input_size, f"(height, width), whole numbers from 1 to {_MAX_SIDE}",
+        )  # fmt: skip
+        _check_choice("task", self.task, ("topdown", "bottomup"))
+        _check_choice("color", self.color, ("bgr", "rgb"))
+        _check_choice("coordinates", self.coordinates, ("legacy", "udp"))
+        _check_choice("precision", self.precision, ("fp32", "fp16", "int8"))
+        _check_choice("decoder.name", self.decoder.name, ("soft_argmax", "argmax"))
+        _check_choice("decoder.refine", self.decoder.refine, ("quarter", "taylor", None))
+        _check_number("decoder.beta", self.decoder.beta, positive=True)
+        _check_number("decoder.bias", self.decoder.bias)
+        _check_number("padding", self.padding, positive=True)
+        for field_name, values in (("mean", self.mean), ("std", self.std)):
+            _check(len(values) == 3, field_name, values, "three numbers")
+            for value in values:
+                _check_number(field_name, value, positive=field_name == "std")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready form; `from_dict` reads it back."""
+        data: dict[str, Any] = {"format_version": FORMAT_VERSION}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Skeleton):
+                value = value.to_dict()
+            elif isinstance(value, Decoder):
+                value = {part.name: getattr(value, part.name) for part in fields(value)}
+            elif isinstance(value, tuple):
+                value = list(value)
+            elif isinstance(value, Mapping):
+                value = dict(value)
+            data[item.name] = value
+        return data
+
+    def to_json(self) -> str:
+        """JSON text as it is stored in an artefact."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ModelFormatError: a field is missing, unknown or not usable, or the format is newer.
+        """
+        values = dict(data)
+        version = values.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ModelFormatError(
+                f"unknown ModelSpec format; found version {version!r}, this edgepose reads "
+                f"{FORMAT_VERSION}; upgrade edgepose or export the model again"
+            )
+        unknown = values.keys() - {item.name for item in fields(cls)}
+        missing = {"name", "skeleton", "input_size"} - values.keys()
+        if unknown or missing:
+            raise ModelFormatError(
+                f"not a ModelSpec; unknown fields {sorted(unknown)}, missing fields "
+                f"{sorted(missing)}; export the model again"
+            )
+        try:
+            values["skeleton"] = Skeleton.from_dict(values["skeleton"])
+            if "decoder" in values:
+                values["decoder"] = Decoder(**values["decoder"])
+            for name in ("input_size", "mean", "std"):
+                if name in values:
+                    values[name] = tuple(values[name])
+            return cls(**values)
+        except ModelFormatError:
+            raise
+        except (EdgePoseError, TypeError, ValueError, AttributeError) as error:
+            raise ModelFormatError(
+                f"damaged ModelSpec; {error}; export the model again"
+            ) from error
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ModelSpec:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ModelFormatError: not JSON, larger than 1 MiB, or not a spec.
+        """
+        if len(text) > MAX_JSON_BYTES:
+            raise ModelFormatError(
+                f"ModelSpec too large; found {len(text)} bytes, at most {MAX_JSON_BYTES} are read; "
+                "export the model again"
+            )
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ModelFormatError(
+                f"damaged ModelSpec; not JSON: {error}; export the model again"
+            ) from error
+        if not isinstance(data, dict):
+            raise ModelFormatError(
+                f"damaged ModelSpec; found a JSON {type(data).__name__}, expected an object; "
+                "export the model again"
+            )
+        return cls.from_dict(data)
+
+
+def _check(usable: bool, name: str, found: object, expected: str) -> None:
+    if not usable:
+        raise ModelFormatError(f"ModelSpec.{name} is not usable; found {found!r}; give {expected}")
+
+
+def _check_choice(name: str, found: object, choices: tuple[object, ...]) -> None:
+    _check(found in choices, name, found, "one of " + ", ".join(map(repr, choices)))
+
+
+def _check_number(name: str, found: object, *, positive: bool = False) -> None:
+    usable = isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found)
+    usable = usable and (not positive or found > 0)  # type: ignore[operator]
+    _check(usable, name, found, "a positive number" if positive else "a finite number")
