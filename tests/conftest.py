@@ -1,0 +1,21 @@
+"""Fixtures shared by the whole suite."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with the reference data, or a skip where it is absent.
+
+    ``EDGEPOSE_SHARED`` names it; the default is ``../shared`` beside the checkout.
+    """
+    default = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("EDGEPOSE_SHARED") or default)
+    if not (folder / "specs").is_dir():
+        pytest.skip(f"no reference data in {folder}; set EDGEPOSE_SHARED to its folder")
+    return folder
