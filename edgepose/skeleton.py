@@ -149,9 +149,7 @@ _SIGMAS = {
     "head_top": 0.079, "upper_neck": 0.079, "thorax": 0.079, "pelvis": 0.107,
 }  # fmt: skip
 
-_ARMS = (
-    "left_shoulder-left_elbow left_elbow-left_wrist right_shoulder-right_elbow right_elbow-right_wrist "
-)
+_ARMS = "left_shoulder-left_elbow left_elbow-left_wrist right_shoulder-right_elbow right_elbow-right_wrist "
 _LEGS = "left_hip-left_knee left_knee-left_ankle right_hip-right_knee right_knee-right_ankle "
 _TRUNK = "left_shoulder-left_hip right_shoulder-right_hip left_hip-right_hip "
 

@@ -151,9 +151,7 @@ class ModelSpec:
         except ModelFormatError:
             raise
         except (EdgePoseError, TypeError, ValueError, AttributeError) as error:
-            raise ModelFormatError(
-                f"damaged ModelSpec; {error}; export the model again"
-            ) from error
+            raise ModelFormatError(f"damaged ModelSpec; {error}; export the model again") from error
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ModelSpec:
@@ -170,9 +168,7 @@ class ModelSpec:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ModelFormatError(
-                f"damaged ModelSpec; not JSON: {error}; export the model again"
-            ) from error
+            raise ModelFormatError(f"damaged ModelSpec; not JSON: {error}; export the model again") from error
         if not isinstance(data, dict):
             raise ModelFormatError(
                 f"damaged ModelSpec; found a JSON {type(data).__name__}, expected an object; "

@@ -19,9 +19,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["apply_affine", "box_to_region", "crop_affine"]
+__all__ = ["apply_affine", "box_to_region", "crop_affine", "picture_box"]
 
 Coordinates = Literal["legacy", "udp"]
+
+
+def picture_box(height: int, width: int) -> NDArray[np.float32]:
+    """The box of a whole picture: xyxy of its outermost pixel centres, ``(0, 0, W - 1, H - 1)``."""
+    return np.array([0, 0, width - 1, height - 1], np.float32)
 
 
 def box_to_region(
@@ -82,9 +87,9 @@ def crop_affine(
     return matrices
 
 
-def apply_affine(
-    matrices: NDArray[np.float64], points: NDArray[np.floating]
-) -> NDArray[np.float64]:
+def apply_affine(matrices: NDArray[np.float64], points: NDArray[np.floating]) -> NDArray[np.float64]:
     """Map points by their affine: matrices (n, 2, 3), points (n, k, 2) -> (n, k, 2) float64."""
-    linear = np.einsum("nij,nkj->nki", matrices[:, :, :2], np.asarray(points, np.float64))
+    linear: NDArray[np.float64] = np.einsum(
+        "nij,nkj->nki", matrices[:, :, :2], np.asarray(points, np.float64)
+    )
     return linear + matrices[:, None, :, 2]

@@ -1,0 +1,102 @@
+"""edgepose: 2D human pose estimation on the edge.
+
+>>> import edgepose
+>>> estimator = edgepose.Estimator()
+>>> result = estimator("photo.jpg")
+>>> result[0]["left_wrist"].x
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgepose.drawing import draw_pose
+    from edgepose.errors import (
+        BackendUnavailableError,
+        BuildError,
+        CalibrationError,
+        EdgePoseError,
+        EngineMismatchError,
+        InvalidInputError,
+        ModelFormatError,
+        ModelNotFoundError,
+        ParityError,
+    )
+    from edgepose.estimator import Estimator, EstimatorInfo
+    from edgepose.result import Joint, Person, PoseResult, Source, Timings
+    from edgepose.skeleton import Skeleton, coco17, crowdpose14, lsp14, mpii16
+    from edgepose.sources import Frame, FrameSource, Skip, open_source, read_image
+    from edgepose.spec import Decoder, ModelSpec
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "drawing": ("draw_pose",),
+    "errors": (
+        "BackendUnavailableError",
+        "BuildError",
+        "CalibrationError",
+        "EdgePoseError",
+        "EngineMismatchError",
+        "InvalidInputError",
+        "ModelFormatError",
+        "ModelNotFoundError",
+        "ParityError",
+    ),
+    "estimator": ("Estimator", "EstimatorInfo"),
+    "result": ("Joint", "Person", "PoseResult", "Source", "Timings"),
+    "skeleton": ("Skeleton", "coco17", "crowdpose14", "lsp14", "mpii16"),
+    "sources": ("Frame", "FrameSource", "Skip", "open_source", "read_image"),
+    "spec": ("Decoder", "ModelSpec"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "BackendUnavailableError",
+    "BuildError",
+    "CalibrationError",
+    "Decoder",
+    "EdgePoseError",
+    "EngineMismatchError",
+    "Estimator",
+    "EstimatorInfo",
+    "Frame",
+    "FrameSource",
+    "InvalidInputError",
+    "Joint",
+    "ModelFormatError",
+    "ModelNotFoundError",
+    "ModelSpec",
+    "ParityError",
+    "Person",
+    "PoseResult",
+    "Skeleton",
+    "Skip",
+    "Source",
+    "Timings",
+    "__version__",
+    "coco17",
+    "crowdpose14",
+    "draw_pose",
+    "kernels",
+    "lsp14",
+    "mpii16",
+    "open_source",
+    "read_image",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "kernels":
+        return importlib.import_module("edgepose.kernels")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgepose' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"edgepose.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

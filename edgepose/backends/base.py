@@ -1,0 +1,67 @@
+"""What every runtime offers, and how many CPU threads it may use."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.spec import ModelSpec
+
+__all__ = ["Backend", "default_threads"]
+
+
+class Backend(Protocol):
+    """A loaded model. Not thread-safe: one call at a time.
+
+    Attributes:
+        spec: the description that the file carries.
+        name: the runtime, for instance ``"onnxruntime"``.
+        device: where it runs: ``"cpu"`` or ``"cuda:0"``.
+    """
+
+    spec: ModelSpec
+    name: str
+    device: str
+
+    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating]]:
+        """Run the network.
+
+        Args:
+            batch: (n, 3, h, w) float32, normalised, C-contiguous; any n ≥ 1.
+
+        Returns:
+            Arrays by output name; ``"heatmaps"`` is (n, k, h', w').
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Runtime, version, device and threads, ready for JSON."""
+
+    def close(self) -> None:
+        """Release the model. `run` must not be called again."""
+
+
+def default_threads() -> int:
+    """CPU cores that this process may use: its affinity, limited by its control group's quota."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(affinity, _quota()))
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Whole CPUs that the control group (version 2 or 1) allows, rounded up."""
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text()
+            period = (root / "cpu/cpu.cfs_period_us").read_text()
+        return math.ceil(int(quota) / int(period)) if int(quota) > 0 else _UNLIMITED
+    except (OSError, ValueError, ZeroDivisionError):  # no control group, or "max": no limit
+        return _UNLIMITED
+
+
+_UNLIMITED = 1 << 16

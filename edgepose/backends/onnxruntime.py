@@ -1,0 +1,158 @@
+"""ONNX Runtime on the CPU or, with onnxruntime-gpu, on CUDA."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.backends.base import default_threads
+from edgepose.backends.onnx_metadata import read_spec
+from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelFormatError
+from edgepose.optional import require
+
+__all__ = ["OnnxRuntimeBackend"]
+
+_log = logging.getLogger("edgepose")
+
+INPUT = "image"
+HEATMAPS = "heatmaps"
+
+
+class OnnxRuntimeBackend:
+    """A `Backend` that runs an ONNX file with ONNX Runtime.
+
+    Args:
+        path: the ONNX file; its input ``image`` is (n, 3, h, w) float32 with dynamic n, its output
+            ``heatmaps`` is (n, k, h', w').
+        device: ``"auto"`` takes CUDA where this ONNX Runtime has it and it loads, else the CPU, with a
+            logged warning when CUDA was there and failed; ``"cuda"`` or ``"cuda:1"`` raises instead.
+        threads: CPU threads; None for all that this process may use.
+
+    Raises:
+        ModelNotFoundError, ModelFormatError, BackendUnavailableError, InvalidInputError.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None) -> None:
+        self.spec = read_spec(path)
+        self.threads = threads or default_threads()
+        self._ort = require("onnxruntime", "running an ONNX model", "edgepose[cpu]")
+        self._session = self._open(path, device)
+        provider = self._session.get_providers()[0]
+        cuda = re.fullmatch(r"cuda(?::(\d+))?", device)
+        self.device = "cpu" if provider == "CPUExecutionProvider" else f"cuda:{(cuda and cuda[1]) or 0}"
+        self._check_interface(path)
+
+    def _open(self, path: Path, device: str) -> Any:
+        match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
+        if match is None:
+            raise InvalidInputError(
+                f"unknown device {device!r}; give 'auto', 'cpu', 'cuda' or 'cuda:1' (another number)"
+            )
+        available = self._ort.get_available_providers()
+        if device == "cpu" or (device == "auto" and "CUDAExecutionProvider" not in available):
+            return self._session_on(path, "CPUExecutionProvider", {})
+        if "CUDAExecutionProvider" not in available:
+            raise BackendUnavailableError(
+                f"device {device!r} cannot serve; this onnxruntime {self._ort.__version__} offers "
+                f"{', '.join(available)}; install onnxruntime-gpu in its place, or use device='cpu'"
+            )
+        session = self._session_on(path, "CUDAExecutionProvider", {"device_id": match[1] or "0"})
+        if session.get_providers()[0] == "CUDAExecutionProvider":
+            return session
+        reason = (
+            f"onnxruntime {self._ort.__version__} could not load CUDA and took {session.get_providers()[0]}"
+        )
+        if device != "auto":
+            raise BackendUnavailableError(
+                f"device {device!r} cannot serve; {reason}; check that the CUDA and cuDNN versions fit, "
+                "or use device='cpu'"
+            )
+        _log.warning("%s", reason)
+        return session
+
+    def _session_on(self, path: Path, provider: str, provider_options: dict[str, str]) -> Any:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        # Threads may spin for work within a run, but not between runs, where they would burn a core.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        providers: list[Any] = [(provider, provider_options)]
+        if provider != "CPUExecutionProvider":
+            providers.append("CPUExecutionProvider")
+        try:
+            return self._ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise ModelFormatError(
+                f"cannot run {path}; onnxruntime {self._ort.__version__} says: {_first_line(error)}; "
+                "get or export the file again"
+            ) from error
+
+    def _check_interface(self, path: Path) -> None:
+        """Compare inputs and outputs with the spec, so that a mismatch is known before the first run."""
+        inputs = {item.name: item for item in self._session.get_inputs()}
+        outputs = {item.name: item for item in self._session.get_outputs()}
+        if set(inputs) != {INPUT} or HEATMAPS not in outputs:
+            raise ModelFormatError(
+                f"cannot run {path}; found inputs {sorted(inputs)} and outputs {sorted(outputs)}, expected "
+                f"[{INPUT!r}] and [{HEATMAPS!r}]; export it again"
+            )
+        image, heatmaps = inputs[INPUT], outputs[HEATMAPS]
+        expected = [None, 3, *self.spec.input_size]
+        if image.type != "tensor(float)" or not _fits(image.shape, expected):
+            raise ModelFormatError(
+                f"cannot run {path}; its input is {image.type} {image.shape}, its ModelSpec says "
+                f"tensor(float) ['batch', {', '.join(map(str, expected[1:]))}] with dynamic batch; "
+                "export it again"
+            )
+        if heatmaps.type not in ("tensor(float)", "tensor(float16)") or not _fits(
+            heatmaps.shape, [None, len(self.spec.skeleton), ..., ...]
+        ):
+            raise ModelFormatError(
+                f"cannot run {path}; its heatmaps are {heatmaps.type} {heatmaps.shape}, its ModelSpec has "
+                f"{len(self.spec.skeleton)} joints; export it again"
+            )
+
+    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating]]:
+        """Run the network on (n, 3, h, w) float32; outputs by name."""
+        try:
+            values = self._session.run([HEATMAPS], {INPUT: batch})
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise BackendUnavailableError(
+                f"the network failed on {self.device}; found {_first_line(error)}; try a smaller batch or "
+                "another device"
+            ) from error
+        return {HEATMAPS: values[0]}
+
+    def describe(self) -> dict[str, Any]:
+        """Runtime, version, device and threads."""
+        return {
+            "name": self.name,
+            "version": self._ort.__version__,
+            "device": self.device,
+            "threads": self.threads,
+        }
+
+    def close(self) -> None:
+        """Release the session."""
+        self._session = None
+
+
+def _fits(found: list[Any], expected: list[Any]) -> bool:
+    """Whether a shape fits: None asks for a dynamic axis, ... takes any; a dynamic axis takes all."""
+    return len(found) == len(expected) and all(
+        want is ... or not isinstance(have, int) or have == want
+        for have, want in zip(found, expected, strict=True)
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

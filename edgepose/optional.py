@@ -1,0 +1,38 @@
+"""Optional packages, imported where they are needed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from edgepose.errors import BackendUnavailableError
+
+__all__ = ["require", "require_cv2"]
+
+
+def require(module: str, purpose: str, install: str) -> Any:
+    """Import an optional package.
+
+    Args:
+        module: its import name.
+        purpose: what it is needed for, as the subject of the message.
+        install: arguments of ``pip install`` that bring it.
+
+    Raises:
+        BackendUnavailableError: it is not installed or does not load; the message says what to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f'{purpose} needs {module}; found {error}; install it: pip install "{install}"'
+        ) from error
+
+
+def require_cv2(purpose: str) -> Any:
+    """Import OpenCV, of any distribution that provides `cv2`.
+
+    Raises:
+        BackendUnavailableError: there is none.
+    """
+    return require("cv2", purpose, "edgepose[cpu]")

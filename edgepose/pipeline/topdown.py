@@ -1,0 +1,239 @@
+"""Top-down pose estimation: one crop per person box, one set of heatmaps per crop.
+
+Source: the common pipeline of SimpleBaseline (Xiao et al. 2018), HRNet and LPN; the decoder is LPN's
+Beta-Soft-Argmax (Zhang et al. 2019, section 3.4) or the arg-max of the former two.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.backends import Backend
+from edgepose.errors import ModelFormatError
+from edgepose.kernels import Kernels
+from edgepose.pipeline.geometry import apply_affine, box_to_region, crop_affine, picture_box
+
+__all__ = ["PersonBoxes", "Poses", "StageTimes", "TopDown"]
+
+MAX_BATCH = 32
+"""Crops per run of the network; bounds its memory."""
+JOINT_SCORE_FLOOR = 0.2
+"""Joints above it enter a person's score, as in the official COCO evaluation (``IN_VIS_THRE``)."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PersonBoxes:
+    """Where to look for persons in one picture.
+
+    Attributes:
+        boxes: (n, 4) float32 xyxy pixels.
+        scores: (n,) float32, 1 where nothing is known.
+        padding: factor by which boxes are enlarged.
+    """
+
+    boxes: Floats
+    scores: Floats
+    padding: float
+
+    @classmethod
+    def of_picture(cls, image: NDArray[np.uint8]) -> PersonBoxes:
+        """The whole picture as the only box, not enlarged."""
+        return cls(picture_box(*image.shape[:2])[None], np.ones(1, np.float32), 1.0)
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Joints of the persons of one picture: keypoints (n, k, 2) in pixels, scores (n, k),
+    covariance (n, k, 2, 2) in square pixels or None, person scores (n,)."""
+
+    keypoints: Floats
+    scores: Floats
+    covariance: Floats | None
+    person_scores: Floats
+
+
+@dataclass
+class StageTimes:
+    """Milliseconds per stage, summed over the batches of a call."""
+
+    preprocess: float = 0.0
+    inference: float = 0.0
+    postprocess: float = 0.0
+
+
+class TopDown:
+    """The steps from pictures and boxes to joints. Reuses its buffers: one call at a time.
+
+    Args:
+        backend: the loaded model.
+        kernels: namespace of kernels, from `edgepose.kernels.get`.
+        flip_test: average with the mirrored crop, which doubles the network's work.
+
+    Raises:
+        ModelFormatError: the spec asks for what this pipeline does not do.
+    """
+
+    def __init__(self, backend: Backend, kernels: Kernels, *, flip_test: bool = False) -> None:
+        spec = backend.spec
+        if spec.task != "topdown":
+            raise ModelFormatError(f"model {spec.name!r} is {spec.task}; this version runs top-down models")
+        if spec.decoder.name == "soft_argmax" and spec.decoder.refine == "taylor":
+            raise ModelFormatError(
+                f"model {spec.name!r} asks for a Taylor step after soft-argmax, which has no meaning; "
+                "use refine 'quarter' or None"
+            )
+        self._backend = backend
+        self._spec = spec
+        self._kernels = kernels
+        self._flip_test = flip_test
+        self._crops = np.empty((0, 3, *spec.input_size), np.float32)
+        self._mirrored = self._crops
+
+    def __call__(
+        self, images: Sequence[NDArray[np.uint8]], persons: Sequence[PersonBoxes]
+    ) -> tuple[list[Poses], StageTimes]:
+        """Estimate the poses of all persons of all pictures, batched over both.
+
+        Args:
+            images: BGR uint8 (H, W, 3) pictures.
+            persons: the boxes of each.
+
+        Returns:
+            The poses of each picture, persons in the order of its boxes, and the time per stage.
+        """
+        times = StageTimes()
+        regions = [box_to_region(p.boxes, self._spec.input_size, p.padding) for p in persons]
+        owner = np.repeat(np.arange(len(images)), [len(p.boxes) for p in persons])
+        centers = np.concatenate([region[0] for region in regions])
+        extents = np.concatenate([region[1] for region in regions])
+
+        parts = []
+        for start in range(0, len(owner), MAX_BATCH):
+            part = slice(start, start + MAX_BATCH)
+            clock = time.perf_counter()
+            crops = self._crop(images, owner[part], centers[part], extents[part])
+            clock = _lap(times, "preprocess", clock)
+            heatmaps = self._heatmaps(crops)
+            clock = _lap(times, "inference", clock)
+            parts.append(self._decode(heatmaps, centers[part], extents[part]))
+            _lap(times, "postprocess", clock)
+
+        clock = time.perf_counter()
+        poses = self._split(parts, persons)
+        _lap(times, "postprocess", clock)
+        return poses, times
+
+    def _crop(
+        self, images: Sequence[NDArray[np.uint8]], owner: NDArray[np.intp], centers: Floats, extents: Floats
+    ) -> Floats:
+        spec = self._spec
+        n = len(owner)
+        if len(self._crops) < n:
+            self._crops = np.empty((n, 3, *spec.input_size), np.float32)
+            self._mirrored = np.empty_like(self._crops) if self._flip_test else self._crops[:0]
+        affine = crop_affine(centers, extents, spec.input_size, spec.coordinates)
+        for index in np.unique(owner):
+            first, last = np.searchsorted(owner, [index, index + 1])
+            self._kernels.crop_normalize(
+                images[index],
+                affine[first:last],
+                spec.input_size,
+                spec.mean,
+                spec.std,
+                spec.color == "rgb",
+                out=self._crops[first:last],
+            )
+        return self._crops[:n]
+
+    def _heatmaps(self, crops: Floats) -> NDArray[Any]:
+        heatmaps = self._backend.run(crops)["heatmaps"]
+        if not self._flip_test:
+            return heatmaps
+        mirrored = self._mirrored[: len(crops)]
+        np.copyto(mirrored, crops[..., ::-1])
+        return self._kernels.flip_average(
+            heatmaps,
+            self._backend.run(mirrored)["heatmaps"],
+            self._spec.skeleton.flip_permutation,
+            self._spec.coordinates == "legacy",
+        )
+
+    def _decode(
+        self, heatmaps: NDArray[Any], centers: Floats, extents: Floats
+    ) -> tuple[Floats, Floats, Floats | None]:
+        """Joints (n, k, 2) in picture pixels, raw scores (n, k), covariance (n, k, 2, 2) or None."""
+        decoder = self._spec.decoder
+        covariance = None
+        if decoder.name == "soft_argmax":
+            coords, scores, covariance = self._kernels.soft_argmax(heatmaps, decoder.beta)
+            if decoder.refine == "quarter":
+                coords = self._kernels.quarter_offset(heatmaps, coords, out=coords)
+        else:
+            coords, scores = self._kernels.argmax_offset(heatmaps, decoder.refine)
+            coords[scores <= 0] = np.nan  # no peak: the coordinates mean nothing
+        height, width = heatmaps.shape[2:]
+        affine = crop_affine(centers, extents, (height, width), self._spec.coordinates)
+        keypoints = (apply_affine(affine, coords) - decoder.bias).astype(np.float32)
+        if covariance is not None:
+            scale = affine[:, [0, 1], [0, 1]]  # the maps have no rotation or shear
+            covariance = (covariance * (scale[:, None, :, None] * scale[:, None, None, :])).astype(np.float32)
+        return keypoints, scores, covariance
+
+    def _split(
+        self, parts: list[tuple[Floats, Floats, Floats | None]], persons: Sequence[PersonBoxes]
+    ) -> list[Poses]:
+        """Clip the scores, score the persons, and hand each picture its own."""
+        k = len(self._spec.skeleton)
+        moments = self._spec.decoder.name == "soft_argmax"
+        keypoints = np.concatenate([np.zeros((0, k, 2), np.float32), *(p[0] for p in parts)])
+        scores = np.concatenate([np.zeros((0, k), np.float32), *(p[1] for p in parts)])
+        covariance = None
+        if moments:
+            covariance = np.concatenate(
+                [np.zeros((0, k, 2, 2), np.float32), *(p[2] for p in parts if p[2] is not None)]
+            )
+        missing = np.isnan(keypoints).any(axis=2) | np.isnan(scores)
+        keypoints[missing] = np.nan
+        scores = np.clip(np.where(missing, 0, scores), 0, 1)
+        box_scores = np.concatenate([p.scores for p in persons])
+        person_scores = person_score(scores) * np.clip(box_scores, 0, 1)
+
+        poses = []
+        stop = 0
+        for person in persons:
+            start, stop = stop, stop + len(person.boxes)
+            mine = slice(start, stop)
+            poses.append(
+                Poses(
+                    keypoints[mine],
+                    scores[mine],
+                    None if covariance is None else covariance[mine],
+                    person_scores[mine],
+                )
+            )
+        return poses
+
+
+def person_score(scores: Floats) -> Floats:
+    """Mean of the joint scores above 0.2, or 0 where there is none: (n, k) -> (n,).
+
+    Source: the official COCO evaluation of SimpleBaseline, HRNet and LPN.
+    """
+    counted = scores > JOINT_SCORE_FLOOR
+    total = np.where(counted, scores, 0).sum(axis=1, dtype=np.float32)
+    return np.asarray(total / np.maximum(counted.sum(axis=1), 1), np.float32)
+
+
+def _lap(times: StageTimes, stage: str, since: float) -> float:
+    """Add the time since `since` to a stage; return the time now."""
+    now = time.perf_counter()
+    setattr(times, stage, getattr(times, stage) + (now - since) * 1e3)
+    return now
