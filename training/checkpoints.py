@@ -1,0 +1,103 @@
+"""Loading weights, ours and the officially published ones."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgepose.errors import ModelFormatError, ModelNotFoundError
+
+__all__ = ["load_weights", "read_state_dict"]
+
+CONTAINERS = ("ema", "best_state_dict", "state_dict", "model")
+"""Keys under which checkpoints keep their weights, the preferred first.
+
+``ema`` and ``model`` are ours; ``best_state_dict`` and ``state_dict`` those of the HRNet family
+(``checkpoint.pth``) and of pytorch-pose (``.pth.tar``). There ``model`` holds the network's name.
+"""
+
+PREFIXES = ("module.", "1.", "_forward_module.", "_orig_mod.")
+"""Prefixes left by DataParallel, HigherHRNet's wrapper, Fabric and torch.compile."""
+
+
+def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint whatever its container, without known prefixes.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFormatError: the file is damaged, or holds no weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelNotFoundError(f"no checkpoint; found no file {path}; give the path of a .pt or .pth file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, OSError) as error:
+        raise ModelFormatError(
+            f"cannot read checkpoint {path}; {type(error).__name__}: {str(error)[:200]}; "
+            "it is damaged or holds more than tensors: save it again as a bare state dict"
+        ) from error
+    state = _weights(content)
+    if state is None:
+        found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        raise ModelFormatError(
+            f"no weights in checkpoint {path}; found {found}; "
+            f"expected a state dict, bare or under one of {', '.join(CONTAINERS)}"
+        )
+    for prefix in PREFIXES * 2:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _weights(content: Any) -> dict[str, Tensor] | None:
+    if not isinstance(content, Mapping) or not content:
+        return None
+    if all(isinstance(value, Tensor) for value in content.values()):
+        return dict(content)
+    for container in CONTAINERS:
+        state = _weights(content.get(container))
+        if state is not None:
+            return state
+    return None
+
+
+def load_weights(network: nn.Module, path: str | PathLike[str], *, skip_head: bool = False) -> list[str]:
+    """Load a checkpoint into a network, strictly.
+
+    Batch norms of files older than PyTorch 0.4.1 lack ``num_batches_tracked``; it stays zero.
+
+    Args:
+        network: changed in place.
+        path: our checkpoint or an official one.
+        skip_head: leave out tensors of another shape, for a net of another number of joints.
+
+    Returns:
+        keys that were left out because of their shape.
+
+    Raises:
+        ModelNotFoundError, ModelFormatError: as `read_state_dict`, or keys or shapes differ.
+    """
+    state = read_state_dict(path)
+    own = network.state_dict()
+    differing = [k for k in state if k in own and state[k].shape != own[k].shape]
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in state if k not in own]
+    if missing or unknown or (differing and not skip_head):
+        raise ModelFormatError(
+            f"checkpoint {path} does not fit {type(network).__name__}; "
+            f"{_some('missing', missing)}, {_some('unknown', unknown)}, "
+            f"{_some('of another shape', differing)}; create the network with the options it was trained with"
+        )
+    network.load_state_dict({k: v for k, v in state.items() if k not in differing}, strict=False)
+    return differing
+
+
+def _some(what: str, keys: list[str]) -> str:
+    return f"{len(keys)} keys {what}" + (f" ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" if keys else "")

@@ -1,0 +1,105 @@
+"""People of any top-down data set, and the crops that a network is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from edgepose.errors import InvalidInputError
+from edgepose.pipeline.geometry import Coordinates, box_to_region
+from edgepose.skeleton import Skeleton
+from training.data.transforms import Augmentation, View, mirror_joints, view_affine, warp
+
+__all__ = ["Crops", "People"]
+
+
+@dataclass
+class People:
+    """Annotated people, one picture each.
+
+    Attributes:
+        skeleton: order of the joints.
+        images: BGR uint8 pictures (h, w, 3).
+        joints: (n, k, 2) in pixels of their picture.
+        visible: (n, k), 0 where not labelled.
+        boxes: (n, 4) xyxy, the region to be looked at before it grows to the input's aspect.
+    """
+
+    skeleton: Skeleton
+    images: Sequence[NDArray[np.uint8]]
+    joints: NDArray[np.float32]
+    visible: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __add__(self, other: People) -> People:
+        if self.skeleton != other.skeleton:
+            raise InvalidInputError(
+                f"data sets do not fit together; found skeletons {self.skeleton.name} and "
+                f"{other.skeleton.name}; use sets of one skeleton"
+            )
+        return People(
+            self.skeleton,
+            [*self.images, *other.images],
+            np.concatenate([self.joints, other.joints]),
+            np.concatenate([self.visible, other.visible]),
+            np.concatenate([self.boxes, other.boxes]),
+        )
+
+
+class Crops(Dataset[dict[str, Tensor]]):
+    """Crops of people with their joints in pixels of the heatmap.
+
+    An item holds ``image`` (h, w, 3) uint8 BGR, ``joints`` (k, 2), ``weights`` (k). It depends on
+    the seed, the epoch and its index alone, so a resumed run sees what an uninterrupted one sees,
+    with any number of worker processes.
+    """
+
+    def __init__(
+        self,
+        people: People,
+        input_size: tuple[int, int],
+        heatmap_size: tuple[int, int],
+        coordinates: Coordinates,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.people = people
+        self.input_size = input_size
+        self.heatmap_size = heatmap_size
+        self.coordinates = coordinates
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = 0
+        self.centers, self.extents = box_to_region(people.boxes, input_size, padding=1.0)
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        people = self.people
+        view = View(self.centers[index], self.extents[index])
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        if self.augmentation is not None:
+            view = self.augmentation.sample(view, rng)
+        crop = warp(people.images[index], view_affine(view, self.input_size, self.coordinates), self.input_size)
+        if self.augmentation is not None:
+            crop = self.augmentation.recolor(crop, rng)
+        matrix = view_affine(view, self.heatmap_size, self.coordinates)
+        joints = np.linalg.solve(matrix[:, :2], (people.joints[index] - matrix[:, 2]).T).T
+        weights = people.visible[index]
+        if view.flip:
+            joints, weights = (mirror_joints(values, people.skeleton) for values in (joints, weights))
+        return {
+            "image": torch.from_numpy(crop),
+            "joints": torch.from_numpy(joints.astype(np.float32)),
+            "weights": torch.from_numpy(weights),
+        }

@@ -1,0 +1,91 @@
+"""Accuracy of a network on annotated people, through the runtime's own decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from edgepose import kernels
+from edgepose.pipeline.geometry import apply_affine, crop_affine
+from edgepose.spec import ModelSpec
+from training.data.people import Crops, People
+from training.metrics import lsp_torso, pck
+
+__all__ = ["evaluate", "normalizer", "predict"]
+
+
+def normalizer(spec: ModelSpec, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Function from uint8 BGR crops (n, h, w, 3) to the network's input (n, 3, h, w)."""
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+
+    def normalize(crops: Tensor) -> Tensor:
+        crops = crops.flip(-1) if spec.color == "rgb" else crops
+        return (crops.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+    return normalize
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module,
+    spec: ModelSpec,
+    people: People,
+    *,
+    flip_test: bool = False,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Joints (n, k, 2) in pixels of each person's picture, and scores (n, k)."""
+    device = torch.device(device)
+    heatmap_size = (spec.input_size[0] // 4, spec.input_size[1] // 4)
+    crops = Crops(people, spec.input_size, heatmap_size, spec.coordinates)
+    normalize = normalizer(spec, device)
+    network.eval()
+    coords, scores = [], []
+    for batch in DataLoader(crops, batch_size):
+        images = normalize(batch["image"].to(device)).contiguous(memory_format=torch.channels_last)
+        maps = network(images).float().cpu().numpy()
+        if flip_test:
+            mirrored = network(images.flip(-1)).float().cpu().numpy()
+            maps = kernels.flip_average(
+                maps, mirrored, spec.skeleton.flip_pairs, shift=spec.coordinates == "legacy"
+            )
+        found = decode(maps, spec)
+        coords.append(found[0])
+        scores.append(found[1])
+    matrices = crop_affine(crops.centers, crops.extents, heatmap_size, spec.coordinates)
+    joints = apply_affine(matrices, np.concatenate(coords)) - spec.decoder.bias
+    return joints.astype(np.float32), np.concatenate(scores)
+
+
+def decode(maps: NDArray[np.float32], spec: ModelSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Joints (n, k, 2) in pixels of the heatmap and scores (n, k), by the model's decoder."""
+    if spec.decoder.name == "argmax":
+        return kernels.argmax_offset(maps, refine=spec.decoder.refine)
+    coords, scores, _ = kernels.soft_argmax(maps, beta=spec.decoder.beta)
+    if spec.decoder.refine == "quarter":
+        coords = kernels.quarter_offset(maps, coords)
+    return coords, scores
+
+
+def evaluate(
+    network: nn.Module,
+    spec: ModelSpec,
+    people: People,
+    *,
+    flip_test: bool = False,
+    device: torch.device | str = "cpu",
+) -> NDArray[np.float64]:
+    """PCK@0.2 per joint on people of LSP or LSPet, in percent.
+
+    Joints that are not labelled (LSPet), and people without a labelled torso, do not count.
+    """
+    found, _ = predict(network, spec, people, flip_test=flip_test, device=device)
+    torso = [spec.skeleton.index(name) for name in ("left_shoulder", "right_hip")]
+    counted = (people.visible > 0) & (people.visible[:, torso] > 0).all(1, keepdims=True)
+    return pck(found, people.joints, lsp_torso(people.joints), counted=counted)

@@ -1,0 +1,9 @@
+"""Networks by name: `create("lpn50", joints=17)`.
+
+Every module of this package registers its networks; state-dict keys equal those of the published code.
+"""
+
+from training.models import lpn, simplebaseline
+from training.models.registry import create, names
+
+__all__ = ["create", "lpn", "names", "simplebaseline"]

@@ -1,0 +1,104 @@
+"""LPN, the Lightweight Pose Network (Zhang, Tang and Wu 2019, "Simple and Lightweight Human Pose Estimation")."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from edgepose.errors import InvalidInputError
+from training.models.layers import (
+    GlobalContext,
+    SqueezeExcitation,
+    init_weights,
+    make_stage,
+    residual_downsample,
+    upsample_unit,
+)
+from training.models.registry import register
+
+__all__ = ["LPN", "lpn50", "lpn101", "lpn152"]
+
+_ATTENTION = {"gc": GlobalContext, "se": SqueezeExcitation, None: None}
+
+
+class LightweightBottleneck(nn.Module):
+    """1x1 convolution, depthwise 3x3, 1x1, attention, shortcut (section 3.1, figure 3); expansion 1."""
+
+    expansion = 1
+
+    def __init__(self, channels: int, width: int, stride: int, attention: type[nn.Module] | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = residual_downsample(channels, width, stride)
+        self.att = attention(width) if attention else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        if self.att is not None:
+            y = self.att(y)
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class LPN(nn.Module):
+    """Residual backbone of lightweight bottlenecks and two group deconvolution units; output stride 4.
+
+    Maps pictures (n, 3, h, w), sides divisible by 16, to heatmaps (n, joints, h/4, w/4).
+    State-dict keys and order equal those of the published checkpoints.
+    """
+
+    def __init__(
+        self, blocks: tuple[int, int, int, int], joints: int, attention: str | None, deconv_bias: bool
+    ) -> None:
+        super().__init__()
+        if attention not in _ATTENTION:
+            raise InvalidInputError(f"unknown attention; found {attention!r}; use 'gc', 'se' or None")
+        kind = _ATTENTION[attention]
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.layer1 = make_stage(LightweightBottleneck, 64, 64, blocks[0], 1, attention=kind)
+        self.layer2 = make_stage(LightweightBottleneck, 64, 128, blocks[1], 2, attention=kind)
+        self.layer3 = make_stage(LightweightBottleneck, 128, 256, blocks[2], 2, attention=kind)
+        self.layer4 = make_stage(LightweightBottleneck, 256, 512, blocks[3], 1, attention=kind)
+        units: list[nn.Module] = []
+        for channels in (512, 256):
+            units += upsample_unit(
+                channels, 256, kernel=4, groups=math.gcd(channels, 256), bias=deconv_bias
+            )
+            units += [nn.Conv2d(256, 256, 1, bias=False), nn.BatchNorm2d(256), nn.ReLU(inplace=True)]
+        self.deconv_layers = nn.Sequential(*units)
+        self.final_layer = nn.Conv2d(256, joints, 1)
+        init_weights(self, "normal")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.final_layer(self.deconv_layers(x))
+
+
+@register
+def lpn50(joints: int = 17, attention: str | None = "gc", deconv_bias: bool = False) -> LPN:
+    """LPN-50: 2.91 M parameters, 1.07 G multiply-accumulates at 256x192."""
+    return LPN((3, 4, 6, 3), joints, attention, deconv_bias)
+
+
+@register
+def lpn101(joints: int = 17, attention: str | None = "gc", deconv_bias: bool = False) -> LPN:
+    """LPN-101: 5.35 M parameters, 1.50 G multiply-accumulates at 256x192."""
+    return LPN((3, 4, 23, 3), joints, attention, deconv_bias)
+
+
+@register
+def lpn152(joints: int = 17, attention: str | None = "gc", deconv_bias: bool = False) -> LPN:
+    """LPN-152: 7.38 M parameters, 1.94 G multiply-accumulates at 256x192."""
+    return LPN((3, 8, 36, 3), joints, attention, deconv_bias)
