@@ -1,0 +1,145 @@
+// Vectors as wide as the instruction set's registers, on the vector extension of GCC and Clang.
+// The operators + - * & | << >> and comparisons work lane by lane on them; what the extension lacks
+// stands here.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "elementwise.hpp"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace edgepose::EDGEPOSE_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+typedef std::int32_t Ints __attribute__((vector_size(4 * kLanes)));
+typedef std::uint32_t UInts __attribute__((vector_size(4 * kLanes)));
+
+inline Floats broadcast(float value) { return Floats{} + value; }
+
+inline Floats load(const float* from) {
+  Floats v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline Ints load(const std::int32_t* from) {
+  Ints v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline Floats load(const Half* from) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#elif defined(__AVX2__)
+  return (Floats)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#elif defined(__aarch64__)
+  return (Floats)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&from->bits)));
+#else
+  Floats v;
+  for (int i = 0; i < kLanes; ++i) v[i] = widen(from[i]);
+  return v;
+#endif
+}
+
+inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof v); }
+
+inline Floats to_floats(Ints v) { return __builtin_convertvector(v, Floats); }
+
+// The larger of each pair; where v is NaN, the other.
+inline Floats larger(Floats v, Floats other) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_max_ps((__m512)v, (__m512)other);
+#elif defined(__AVX2__)
+  return (Floats)_mm256_max_ps((__m256)v, (__m256)other);
+#elif defined(__SSE2__)
+  return (Floats)_mm_max_ps((__m128)v, (__m128)other);
+#else
+  return v > other ? v : other;
+#endif
+}
+
+// Whether any lane reaches its limit; NaN does not.
+inline bool any_reaches(Floats v, Floats limit) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)v, (__m512)limit, _CMP_GE_OQ) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)v, (__m256)limit, _CMP_GE_OQ)) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_ps(_mm_cmpge_ps((__m128)v, (__m128)limit)) != 0;
+#elif defined(__aarch64__)
+  return vmaxvq_u32(vcgeq_f32((float32x4_t)v, (float32x4_t)limit)) != 0;
+#else
+  const Ints reached = v >= limit;
+  int any = 0;
+  for (int i = 0; i < kLanes; ++i) any |= reached[i];
+  return any != 0;
+#endif
+}
+
+// v where it reaches the limit, elsewhere (and for NaN) 0.
+inline Floats keep_reaching(Floats key, Floats limit, Floats v) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_maskz_mov_ps(_mm512_cmp_ps_mask((__m512)key, (__m512)limit, _CMP_GE_OQ), (__m512)v);
+#else
+  return (Floats)((key >= limit) & (Ints)v);
+#endif
+}
+
+inline float sum(Floats v) {
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) v[i] += v[i + half];
+  }
+  return v[0];
+}
+
+// e^x for -87 < x <= 0, within 2 units in the last place, and exactly 1 for 0.
+// Lanes outside that range hold rubbish.
+inline Floats exp_negative(Floats x) {
+  const Floats magic = broadcast(0x1.8p23f);  // adding it rounds to whole numbers
+  const Floats shifted = x * 0x1.715476p+0f + magic;
+  const Floats whole = shifted - magic;
+  const Floats r = (x - whole * 0x1.62e400p-1f) - whole * 0x1.7f7d1cp-20f;  // x - whole ln 2
+  Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 0.5f;
+  p = p * (r * r) + r + 1.0f;
+  return (Floats)((Ints)p + ((Ints)shifted << 23));
+}
+
+// The four bytes at base + offset of each lane.
+inline UInts gather_bytes(const std::uint8_t* base, Ints offset) {
+#if defined(__AVX512F__)
+  return (UInts)_mm512_i32gather_epi32((__m512i)offset, base, 1);
+#elif defined(__AVX2__)
+  return (UInts)_mm256_i32gather_epi32(reinterpret_cast<const int*>(base), (__m256i)offset, 1);
+#else
+  UInts v;
+  for (int i = 0; i < kLanes; ++i) {
+    std::uint32_t lane;
+    std::memcpy(&lane, base + offset[i], sizeof lane);
+    v[i] = lane;
+  }
+  return v;
+#endif
+}
+
+}  // namespace edgepose::EDGEPOSE_ISA

@@ -1,0 +1,294 @@
+"""Kernels between image and network and between network and joints.
+
+Each op exists as C++ (``"native"``), numba and numpy, with one contract that
+`edgepose.kernels.reference` specifies: read there what each op does, for every input.
+
+The functions of this module use the fastest implementation that is there, or what the environment
+variable ``EDGEPOSE_KERNELS`` or `use` says. Code that should not depend on that global choice holds
+a `Kernels` of its own, from `get`::
+
+    kernels = edgepose.kernels.get("native")
+    coords, scores, covariance = kernels.soft_argmax(heatmaps)
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.errors import BackendUnavailableError, InvalidInputError
+from edgepose.kernels import reference
+from edgepose.kernels._checks import Maps
+
+__all__ = [
+    "IMPLEMENTATIONS",
+    "OPS",
+    "Kernels",
+    "argmax_offset",
+    "crop_normalize",
+    "flip_average",
+    "get",
+    "quarter_offset",
+    "soft_argmax",
+    "status",
+    "use",
+]
+
+Array = NDArray[np.float32]
+
+OPS = ("crop_normalize", "soft_argmax", "argmax_offset", "quarter_offset", "flip_average")
+"""Names of the ops."""
+IMPLEMENTATIONS = ("native", "numba", "numpy")
+"""Names of the implementations, the fastest first."""
+
+_MODULES = {"native": "native", "numba": "jit", "numpy": "reference"}
+_REMEDIES = {
+    "native": (
+        "install a C++17 compiler and run `EDGEPOSE_NATIVE=on pip install -v .` in the source tree, "
+        "or set EDGEPOSE_KERNELS=numba or numpy to do without"
+    ),
+    "numba": 'install it: pip install "edgepose[numba]"',
+}
+_SKIPPED_NOTE = Path(__file__).with_name("_native_skipped.txt")
+
+
+class Kernels:
+    """The ops, each bound to an implementation. Immutable; threads may share it.
+
+    Made by `get`. The ops are its methods; `edgepose.kernels.reference` specifies them.
+
+    Attributes:
+        requested: the name that `get` was given.
+    """
+
+    def __init__(self, requested: str, modules: Mapping[str, ModuleType], reasons: Mapping[str, str]) -> None:
+        self.requested = requested
+        self._reasons = dict(reasons)
+        self._names: dict[str, str] = {}
+        self._ops: dict[str, Callable[..., Any]] = {}
+        for op in OPS:
+            name, module = next((n, m) for n, m in modules.items() if hasattr(m, op))
+            self._names[op], self._ops[op] = name, getattr(module, op)
+
+    def __repr__(self) -> str:
+        serving = ", ".join(f"{op}={name}" for op, name in self._names.items())
+        return f"Kernels({self.requested!r}: {serving})"
+
+    def status(self) -> dict[str, dict[str, str | None]]:
+        """Per op: ``implementation``, its ``isa`` (native only, else None), and ``reason``.
+
+        ``reason`` says why a faster implementation does not serve; None where the fastest does.
+        """
+        result: dict[str, dict[str, str | None]] = {}
+        for op, name in self._names.items():
+            faster = IMPLEMENTATIONS[: IMPLEMENTATIONS.index(name)]
+            if self.requested != "auto" and faster:
+                reason = f"{self.requested} was asked for"
+            else:
+                reason = "; ".join(f"{n}: {self._reasons[n]}" for n in faster if n in self._reasons)
+            isa = _load("native").isa() if name == "native" else None
+            result[op] = {"implementation": name, "isa": isa, "reason": reason or None}
+        return result
+
+    def crop_normalize(
+        self,
+        image: NDArray[np.uint8],
+        affine: NDArray[np.float64],
+        size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        swap_rb: bool,
+        fill: float | Sequence[float] = 0,
+        out: Array | None = None,
+    ) -> Array:
+        """Cut n regions out of an image, bilinearly, and normalise them: (n, 3, h, w) float32."""
+        result: Array = self._ops["crop_normalize"](image, affine, size, mean, std, swap_rb, fill, out)
+        return result
+
+    def soft_argmax(
+        self, heatmaps: Maps, beta: float = 160.0, out: tuple[Array, Array, Array] | None = None
+    ) -> tuple[Array, Array, Array]:
+        """Beta-Soft-Argmax: coords (n, k, 2), scores (n, k) and covariance (n, k, 2, 2)."""
+        result: tuple[Array, Array, Array] = self._ops["soft_argmax"](heatmaps, beta, out)
+        return result
+
+    def argmax_offset(
+        self,
+        heatmaps: Maps,
+        refine: Literal["quarter", "taylor"] | None = "quarter",
+        out: tuple[Array, Array] | None = None,
+    ) -> tuple[Array, Array]:
+        """Peak with an optional sub-pixel step: coords (n, k, 2) and scores (n, k)."""
+        result: tuple[Array, Array] = self._ops["argmax_offset"](heatmaps, refine, out)
+        return result
+
+    def quarter_offset(self, heatmaps: Maps, coords: Array, out: Array | None = None) -> Array:
+        """Move coordinates (n, k, 2) a quarter pixel towards the larger neighbour."""
+        result: Array = self._ops["quarter_offset"](heatmaps, coords, out)
+        return result
+
+    def flip_average(
+        self, heatmaps: Maps, flipped: Maps, flip_pairs: Any, shift: bool, out: Array | None = None
+    ) -> Array:
+        """Average the maps of an image with those of its mirror image: (n, k, h, w) float32."""
+        result: Array = self._ops["flip_average"](heatmaps, flipped, flip_pairs, shift, out)
+        return result
+
+
+def get(kernels: str = "auto") -> Kernels:
+    """The ops of one implementation, or of the fastest that is there.
+
+    Args:
+        kernels: ``"auto"``, ``"native"``, ``"numba"`` or ``"numpy"``. ``"auto"`` warns once per
+            process where the native kernels cannot serve, with the reason and the remedy.
+
+    Raises:
+        InvalidInputError: no such name.
+        BackendUnavailableError: the implementation that was asked for cannot serve.
+    """
+    if kernels == "auto":
+        return _automatic()
+    if kernels not in IMPLEMENTATIONS:
+        raise InvalidInputError(
+            f"no such kernels; found {kernels!r}; use 'auto', {', '.join(map(repr, IMPLEMENTATIONS))}"
+        )
+    try:
+        module = _load(kernels)
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"the {kernels} kernels cannot serve; {_reason(kernels, error)}; {_REMEDIES[kernels]}"
+        ) from error
+    return Kernels(kernels, {kernels: module}, {})
+
+
+def use(kernels: str = "auto") -> None:
+    """Choose the implementation behind this module's functions, for the whole process.
+
+    Takes the names of `get` and raises what it raises.
+    """
+    global _current
+    _current = get(kernels)
+
+
+def status() -> dict[str, dict[str, str | None]]:
+    """`Kernels.status` of the implementation behind this module's functions."""
+    return _serving().status()
+
+
+def _load(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{_MODULES[name]}")
+
+
+def _reason(name: str, error: ImportError) -> str:
+    """Why an implementation cannot be imported, as far as is known."""
+    if name == "native" and importlib.util.find_spec(f"{__name__}._native") is None:
+        if _SKIPPED_NOTE.is_file():
+            return f"the extension was not built: {_SKIPPED_NOTE.read_text('utf-8').strip()}"
+        return "the extension was not built"
+    if name == "numba" and importlib.util.find_spec("numba") is None:
+        return "numba is not installed"
+    return f"{type(error).__name__}: {error}"
+
+
+_warned = False
+
+
+def _automatic() -> Kernels:
+    global _warned
+    reasons: dict[str, str] = {}
+    for name in IMPLEMENTATIONS:
+        try:
+            modules = {name: _load(name)}
+        except ImportError as error:
+            reasons[name] = _reason(name, error)
+            continue
+        break
+    if "native" in reasons and not _warned:
+        _warned = True
+        warnings.warn(
+            f"the native kernels cannot serve ({reasons['native']}); {name} serves instead, slower; "
+            f"{_REMEDIES['native']}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return Kernels("auto", modules, reasons)
+
+
+_current: Kernels | None = None
+
+
+def _serving() -> Kernels:
+    global _current
+    if _current is None:
+        _current = get(os.environ.get("EDGEPOSE_KERNELS") or "auto")
+    return _current
+
+
+def crop_normalize(
+    image: NDArray[np.uint8],
+    affine: NDArray[np.float64],
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    swap_rb: bool,
+    fill: float | Sequence[float] = 0,
+    out: Array | None = None,
+) -> Array:
+    """Cut n regions out of an image, bilinearly, and normalise them: (n, 3, h, w) float32.
+
+    Specified by `edgepose.kernels.reference.crop_normalize`.
+    """
+    return _serving().crop_normalize(image, affine, size, mean, std, swap_rb, fill, out)
+
+
+def soft_argmax(
+    heatmaps: Maps, beta: float = 160.0, out: tuple[Array, Array, Array] | None = None
+) -> tuple[Array, Array, Array]:
+    """Beta-Soft-Argmax: coords (n, k, 2), scores (n, k) and covariance (n, k, 2, 2).
+
+    Specified by `edgepose.kernels.reference.soft_argmax`.
+    """
+    return _serving().soft_argmax(heatmaps, beta, out)
+
+
+def argmax_offset(
+    heatmaps: Maps,
+    refine: Literal["quarter", "taylor"] | None = "quarter",
+    out: tuple[Array, Array] | None = None,
+) -> tuple[Array, Array]:
+    """Peak with an optional sub-pixel step: coords (n, k, 2) and scores (n, k).
+
+    Specified by `edgepose.kernels.reference.argmax_offset`.
+    """
+    return _serving().argmax_offset(heatmaps, refine, out)
+
+
+def quarter_offset(heatmaps: Maps, coords: Array, out: Array | None = None) -> Array:
+    """Move coordinates (n, k, 2) a quarter pixel towards the larger neighbour.
+
+    Specified by `edgepose.kernels.reference.quarter_offset`.
+    """
+    return _serving().quarter_offset(heatmaps, coords, out)
+
+
+def flip_average(
+    heatmaps: Maps, flipped: Maps, flip_pairs: Any, shift: bool, out: Array | None = None
+) -> Array:
+    """Average the maps of an image with those of its mirror image: (n, k, h, w) float32.
+
+    Specified by `edgepose.kernels.reference.flip_average`.
+    """
+    return _serving().flip_average(heatmaps, flipped, flip_pairs, shift, out)
+
+
+for _op in OPS:  # help() shows the whole specification
+    globals()[_op].__doc__ = getattr(Kernels, _op).__doc__ = getattr(reference, _op).__doc__

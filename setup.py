@@ -1,0 +1,117 @@
+"""Builds the native kernels with CMake; everything else stands in pyproject.toml.
+
+EDGEPOSE_NATIVE=auto (default)  build them; where that fails, say why and install without them
+EDGEPOSE_NATIVE=on              a failure ends the install
+EDGEPOSE_NATIVE=off             do not build them
+CMAKE_ARGS                      further arguments for CMake, for instance -DEDGEPOSE_DEV=ON
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, SetupError
+
+ROOT = Path(__file__).resolve().parent
+MODE = os.environ.get("EDGEPOSE_NATIVE") or "auto"
+if MODE not in ("auto", "on", "off"):
+    raise SetupError(f"EDGEPOSE_NATIVE is not usable; found {MODE!r}; give auto, on or off")
+
+
+class CMakeExtension(Extension):
+    """An extension module that CMake knows by the last part of its name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, sources=[])
+
+
+class CMakeBuild(build_ext):
+    """Builds `CMakeExtension`s."""
+
+    def build_extension(self, ext: Extension) -> None:
+        module = Path(self.get_ext_fullpath(ext.name)).resolve()
+        note = module.parent / f"{ext.name.rpartition('.')[2]}_skipped.txt"  # the package tells the user
+        note.unlink(missing_ok=True)
+        if MODE == "off":
+            self._skip(ext, note, "EDGEPOSE_NATIVE=off when edgepose was installed")
+            return
+        try:
+            self._run_cmake(ext, module.parent)
+        except CompileError as error:
+            if MODE == "on":
+                raise
+            self._skip(ext, note, str(error))
+
+    def get_outputs(self) -> list[str]:
+        # What was built, and the note about what was not: an editable install records both.
+        outputs = []
+        for ext in self.extensions:
+            module = Path(self.get_ext_fullpath(ext.name))
+            note = module.parent / f"{ext.name.rpartition('.')[2]}_skipped.txt"
+            outputs += [str(path) for path in (module, note) if path.exists()]
+        return outputs
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+    def copy_extensions_to_source(self) -> None:
+        # Editable installs build straight into the source tree.
+        pass
+
+    def _skip(self, ext: Extension, note: Path, reason: str) -> None:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(reason + "\n", "utf-8")
+        print(f"edgepose: {ext.name} skipped: {reason}", file=sys.stderr)
+        print("edgepose: numba or numpy will serve instead, slower", file=sys.stderr)
+
+    def _run_cmake(self, ext: Extension, target: Path) -> None:
+        cmake = _cmake()
+        build = Path(self.build_temp).resolve() / ext.name
+        build.mkdir(parents=True, exist_ok=True)
+        configure = [
+            *cmake,
+            "-S",
+            str(ROOT),
+            "-B",
+            str(build),
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
+            f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+        ]
+        cached = build / "CMakeCache.txt"
+        if shutil.which("ninja") and not cached.exists() and "CMAKE_GENERATOR" not in os.environ:
+            configure += ["-G", "Ninja"]
+        configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        _run("CMake could not configure the build", configure)
+        _run("the compiler failed", [*cmake, "--build", str(build), "--target", ext.name.rpartition(".")[2]])
+
+
+def _cmake() -> list[str]:
+    """The cmake command: the one of the build environment, else the one on PATH."""
+    try:
+        import cmake
+    except ImportError:
+        found = shutil.which("cmake")
+        if found is None:
+            raise CompileError("CMake was not found; pip install cmake") from None
+        return [found]
+    return [str(Path(cmake.CMAKE_BIN_DIR) / "cmake")]
+
+
+def _run(failure: str, command: list[str]) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    sys.stdout.write(done.stdout)
+    if done.returncode:
+        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        errors = [line for line in lines if "error" in line.lower()] or lines
+        raise CompileError(f"{failure}: {' '.join(errors[:3])[:500]}")
+
+
+setup(ext_modules=[CMakeExtension("edgepose.kernels._native")], cmdclass={"build_ext": CMakeBuild})
