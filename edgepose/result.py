@@ -225,7 +225,7 @@ class PoseResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready form, a missing joint's coordinates being None; `from_dict` reads it back.
 
-        A known skeleton is given by its name, any other in full.
+        A known skeleton is given by its name, any other in full; times are rounded to microseconds.
         """
         known = SKELETONS.get(self.skeleton.name) == self.skeleton
         persons = []
@@ -247,7 +247,7 @@ class PoseResult:
             "skeleton": self.skeleton.name if known else self.skeleton.to_dict(),
             "persons": persons,
             "truncated": self.truncated,
-            "timings": asdict(self.timings),
+            "timings": {stage: round(ms, 3) for stage, ms in asdict(self.timings).items()},
         }
 
     @classmethod

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from edgepose.backends.base import Backend
 from edgepose.errors import ModelFormatError
+from edgepose.spec import ModelSpec
 
-__all__ = ["Backend", "open_backend"]
+__all__ = ["Backend", "open_backend", "read_model_spec"]
 
 
 def open_backend(path: Path, *, device: str = "auto", threads: int | None = None) -> Backend:
@@ -23,13 +24,30 @@ def open_backend(path: Path, *, device: str = "auto", threads: int | None = None
         ModelFormatError: it is not a usable model.
         BackendUnavailableError: the runtime or the device cannot serve.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".onnx":
-        from edgepose.backends.onnxruntime import OnnxRuntimeBackend
+    _check_suffix(path)
+    from edgepose.backends.onnxruntime import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(path, device=device, threads=threads)
+    return OnnxRuntimeBackend(path, device=device, threads=threads)
+
+
+def read_model_spec(path: Path) -> ModelSpec:
+    """The description that a model file carries, read without its runtime.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFormatError: it is not a usable model.
+    """
+    _check_suffix(path)
+    from edgepose.backends.onnx_metadata import read_spec
+
+    return read_spec(path)
+
+
+def _check_suffix(path: Path) -> None:
+    suffix = path.suffix.lower()
     if suffix in (".pt", ".pth", ".ckpt"):
         raise ModelFormatError(
             f"cannot run {path}; it is a PyTorch checkpoint; export it: python -m training export"
         )
-    raise ModelFormatError(f"cannot run {path}; found the suffix {suffix!r}; give an .onnx file")
+    if suffix != ".onnx":
+        raise ModelFormatError(f"cannot run {path}; found the suffix {suffix!r}; give an .onnx file")

@@ -1,0 +1,69 @@
+"""``edgepose info FILE``: what a model file says about itself. Needs no runtime and no GPU."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from edgepose.backends import read_model_spec
+from edgepose.estimator import DEFAULT_MODEL, resolve_model
+from edgepose.spec import ModelSpec
+
+__all__ = ["add_parser"]
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb to the command line."""
+    parser = verbs.add_parser("info", help="describe a model file", description=__doc__)
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        help=f"an .onnx file, or the name of a packaged model (default: {DEFAULT_MODEL})",
+    )
+    parser.add_argument("--json", action="store_true", help="print the whole ModelSpec as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the description."""
+    path = resolve_model(arguments.file)
+    spec = read_model_spec(path)
+    if arguments.json:
+        print(json.dumps({"path": str(path), **spec.to_dict()}, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(f"{name:<12} {value}" for name, value in _rows(path, spec)))
+    return 0
+
+
+def _rows(path: Path, spec: ModelSpec) -> list[tuple[str, str]]:
+    height, width = spec.input_size
+    decoder = spec.decoder
+    steps: list[str] = [decoder.name]
+    if decoder.name == "soft_argmax":
+        steps.append(f"beta {decoder.beta:g}")
+    if decoder.refine:
+        steps.append(f"refine {decoder.refine}")
+    if decoder.bias:
+        steps.append(f"bias {decoder.bias:g} px")
+    rows = [
+        ("model", spec.name),
+        ("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"),
+        ("task", spec.task),
+        ("input", f"{height} x {width} (height x width), {spec.color}"),
+        ("mean", " ".join(f"{value:g}" for value in spec.mean)),
+        ("std", " ".join(f"{value:g}" for value in spec.std)),
+        ("padding", f"{spec.padding:g}"),
+        ("coordinates", spec.coordinates),
+        ("decoder", ", ".join(steps)),
+        ("precision", spec.precision),
+        ("skeleton", f"{spec.skeleton.name}, {len(spec.skeleton)} joints"),
+        ("joints", ", ".join(spec.skeleton.joints)),
+    ]
+    for title, values in (("provenance", spec.provenance), ("parity", spec.parity)):
+        for key, value in values.items():
+            rows.append((title, f"{key}: {value if isinstance(value, str) else json.dumps(value)}"))
+            title = ""
+    return rows

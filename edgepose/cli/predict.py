@@ -1,0 +1,315 @@
+"""``edgepose predict SOURCE``: estimate the poses in a picture, directory, video or camera."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgepose.cli.progress import Progress
+from edgepose.cli.writers import FORMATS, TEXT_FORMATS, infer_format, names_picture, open_writer
+from edgepose.errors import BackendUnavailableError, InvalidInputError
+from edgepose.estimator import DEFAULT_MODEL, Estimator
+from edgepose.optional import require_cv2
+from edgepose.result import PoseResult
+from edgepose.sources import Frame, FrameSource, Skip, open_source
+
+__all__ = ["add_parser"]
+
+_DESCRIPTION = """Estimate the poses in a picture, directory, glob pattern, video or camera.
+
+Without --boxes the whole picture is taken as the box of one person.
+Without --format and --output, the joints of a single picture are printed as a table, and one line per
+picture of any other source. A damaged item of a directory or video is reported and skipped, and the
+exit code is then 1."""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb to the command line."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "predict",
+        help="estimate the poses in pictures or a video",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="picture, directory, glob pattern (quoted), video, or the number of a camera",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="FILE|NAME",
+        help=f"an .onnx file, or the name of a packaged model (default: {DEFAULT_MODEL})",
+    )
+    parser.add_argument("--show", action="store_true", help="show the poses in a window; q or Esc ends")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="where to write; the suffix gives the format: .json .jsonl .csv, .mp4 .avi for a video, "
+        ".jpg .png for a single drawn picture, a directory for several",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="format of the output; json, jsonl, csv and coco go to standard output where there is no "
+        "--output. json: an object for a single picture, else an array",
+    )
+    form.add_argument("--json", dest="format", action="store_const", const="json", help="--format json")
+    parser.add_argument(
+        "--boxes",
+        metavar="FILE",
+        help="JSON file with person boxes, [x1, y1, x2, y2] or [x1, y1, x2, y2, score] in pixels: a list "
+        "of them for a single picture, or an object from file names to lists",
+    )
+    parser.add_argument(
+        "--flip-test",
+        action="store_true",
+        help="average with the mirrored picture: more exact, twice the time",
+    )
+    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all there are)")
+    parser.add_argument(
+        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:1 (default: auto)"
+    )
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; return the exit code."""
+    skips = _Skips()
+    source = open_source(arguments.source, skips)
+    output_format = _output_format(arguments, source)
+    boxes = None if arguments.boxes is None else _read_boxes(arguments.boxes, source)
+    window = _Window(source) if arguments.show else None
+    # A single picture's joints are worth printing even when they are written to a file too.
+    wanted = source.kind == "image" if arguments.output else output_format is None
+    report = _Report(source) if wanted else None
+
+    with Estimator(
+        arguments.model,
+        device=arguments.device,
+        flip_test=arguments.flip_test,
+        threads=arguments.threads,
+    ) as estimator:
+        writer = None
+        if output_format is not None:
+            writer = open_writer(
+                output_format,
+                arguments.output,
+                single=source.kind == "image",
+                fps=source.fps,
+                paths=source.paths,
+            )
+        lines_on_screen = sys.stdout.isatty() and arguments.output is None
+        progress = Progress(
+            source.total if source.kind != "camera" else None,
+            "pictures" if source.kind in ("image", "images") else "frames",
+            hidden=lines_on_screen or source.kind == "image",
+        )
+        skips.progress = progress
+        done = 0
+        interrupted = False
+        try:
+            for frame, result in _results(estimator, source, boxes, skips):
+                if report is not None:
+                    report.add(result, estimator)
+                if writer is not None:
+                    writer.write(frame, result)
+                done += 1
+                progress.step()
+                if window is not None and not window.show(frame, result):
+                    break
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            progress.close()
+            if writer is not None:
+                writer.close()
+            if window is not None:
+                window.close()
+    return _summary(arguments, source, skips, done, interrupted)
+
+
+def _results(
+    estimator: Estimator, source: FrameSource, boxes: _Boxes | None, skips: _Skips
+) -> Iterator[tuple[Frame, PoseResult]]:
+    for frame in source:
+        try:
+            yield frame, estimator(frame, boxes=None if boxes is None else boxes.of(frame))
+        except InvalidInputError as error:
+            if source.kind == "image":
+                raise
+            skips(Skip(str(frame.source), str(error)))
+
+
+def _output_format(arguments: argparse.Namespace, source: FrameSource) -> str | None:
+    """The format to write, checked against output and source; ends with exit code 2 where it cannot be."""
+    error = arguments.parser.error
+    output, chosen = arguments.output, arguments.format
+    if output is None:
+        if chosen in ("video", "images"):
+            error(f"--format {chosen} needs --output")
+        return str(chosen) if chosen else None
+    chosen = chosen or infer_format(output)
+    if chosen is None:
+        error(f"cannot tell the format of {output} by its suffix; add --format {'|'.join(FORMATS)}")
+    if chosen == "video" and source.kind not in ("video", "camera"):
+        error(f"a video can only be written of a video or camera, not of {arguments.source}")
+    if chosen == "images" and source.kind != "image" and names_picture(output):
+        error(f"{arguments.source} gives several pictures; let --output name a directory, not {output}")
+    if chosen in TEXT_FORMATS and infer_format(output) in ("images", "video") and Path(output).suffix:
+        error(f"--format {chosen} does not fit the name {output}")
+    return str(chosen)
+
+
+def _summary(
+    arguments: argparse.Namespace, source: FrameSource, skips: _Skips, done: int, interrupted: bool
+) -> int:
+    unit = "pictures" if source.kind in ("image", "images") else "frames"
+    many = source.kind != "image"
+    if arguments.output and (many or interrupted):
+        print(f"edgepose: {done} {unit} done, written to {arguments.output}", file=sys.stderr)
+    elif arguments.output:
+        print(f"edgepose: written to {arguments.output}", file=sys.stderr)
+    if skips.count:
+        print(f"edgepose: {skips.count} skipped, {done} {unit} done; see above", file=sys.stderr)
+    if interrupted:
+        print(f"edgepose: interrupted after {done} {unit}", file=sys.stderr)
+        return 130
+    return 1 if skips.count or not done else 0
+
+
+class _Skips:
+    """Counts and reports skipped items."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.progress: Progress | None = None
+
+    def __call__(self, skip: Skip) -> None:
+        self.count += 1
+        text = f"edgepose: {skip}"
+        if self.progress is None:
+            print(text, file=sys.stderr)
+        else:
+            self.progress.message(text)
+
+
+class _Report:
+    """What is printed for people: a table for one picture, else a line per picture."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self._single = source.kind == "image"
+
+    def add(self, result: PoseResult, estimator: Estimator) -> None:
+        """Print one result."""
+        height, width = result.image_size
+        persons = "1 person" if len(result) == 1 else f"{len(result)} persons"
+        line = f"{result.source}  {width}x{height}  {persons}"
+        if not self._single:
+            scores = " ".join(f"{person.score:.2f}" for person in result)
+            print(f"{line}  scores {scores or '-'}  {result.timings.total:.1f} ms")
+            return
+        info = estimator.info
+        print(line)
+        print(f"{info.spec.name} on {info.backend['name']} {info.backend['device']}, {_times(result)}")
+        for number, person in enumerate(result, 1):
+            box = " ".join(f"{value:.0f}" for value in person.box)
+            print(f"\nperson {number}  score {person.score:.2f}  box {box}")
+            width_of_name = max(map(len, person))
+            print(f"  {'joint':<{width_of_name}}  {'x':>8}  {'y':>8}  score")
+            for name, joint in person.items():
+                x, y = ("-", "-") if math.isnan(joint.x) else (f"{joint.x:.1f}", f"{joint.y:.1f}")
+                print(f"  {name:<{width_of_name}}  {x:>8}  {y:>8}  {joint.score:5.2f}")
+
+
+def _times(result: PoseResult) -> str:
+    times = result.timings
+    return (
+        f"{times.total:.1f} ms (preprocess {times.preprocess:.1f}, inference {times.inference:.1f}, "
+        f"postprocess {times.postprocess:.1f})"
+    )
+
+
+class _Boxes:
+    """Person boxes by picture."""
+
+    def __init__(self, path: str, boxes: dict[str, Any] | list[Any]) -> None:
+        self._path = path
+        self._boxes = boxes
+
+    def of(self, frame: Frame) -> Any:
+        """The boxes of a picture, looked up by its path, then by its file name."""
+        if isinstance(self._boxes, list):
+            return self._boxes
+        path = "" if frame.source is None else frame.source.path
+        for key in (path, Path(path).name):
+            if key in self._boxes:
+                return self._boxes[key]
+        raise InvalidInputError(f"no boxes for {Path(path).name}; {self._path} has none; add them")
+
+
+def _read_boxes(path: str, source: FrameSource) -> _Boxes:
+    try:
+        boxes = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidInputError(f"cannot read boxes from {path}; {error}; give a JSON file") from error
+    if source.kind not in ("image", "images"):
+        raise InvalidInputError(
+            f"--boxes serves pictures; found the {source.kind} {source.name}; leave it out"
+        )
+    if not isinstance(boxes, dict) and not (isinstance(boxes, list) and source.kind == "image"):
+        raise InvalidInputError(
+            f"cannot use the boxes in {path}; found a JSON {type(boxes).__name__}; give an object from file "
+            "names to lists of boxes"
+        )
+    return _Boxes(path, boxes)
+
+
+class _Window:
+    """A window on the screen.
+
+    Raises:
+        BackendUnavailableError: there is no display, or OpenCV was built without windows.
+    """
+
+    TITLE = "edgepose"
+    KEYS = (ord("q"), 27)
+
+    def __init__(self, source: FrameSource) -> None:
+        self._cv2 = require_cv2("--show")
+        self._wait = 0 if source.kind == "image" else 1
+        remedy = "leave --show out and use --output"
+        if sys.platform.startswith("linux") and not (
+            os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        ):
+            raise BackendUnavailableError(f"--show needs a display; found none; {remedy}")
+        try:
+            self._cv2.namedWindow(self.TITLE, self._cv2.WINDOW_NORMAL)
+        except self._cv2.error as error:
+            raise BackendUnavailableError(
+                f"--show needs an OpenCV with windows; this one has none; install opencv-python, or {remedy}"
+            ) from error
+
+    def show(self, frame: Frame, result: PoseResult) -> bool:
+        """Show one picture; False when the user wants to end."""
+        self._cv2.imshow(self.TITLE, result.draw(frame.image))
+        return self._cv2.waitKey(self._wait) & 0xFF not in self.KEYS
+
+    def close(self) -> None:
+        """Close the window."""
+        self._cv2.destroyAllWindows()
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value

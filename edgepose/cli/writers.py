@@ -1,0 +1,293 @@
+"""Results to files or standard output, one picture at a time.
+
+JSON lines and CSV grow with every picture. JSON, COCO and video appear under their name when they are
+complete, or when the run ends early with what there is; until then they carry ``.part`` in the name.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from edgepose.errors import InvalidInputError
+from edgepose.optional import require_cv2
+from edgepose.result import PoseResult
+from edgepose.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame
+
+__all__ = ["FORMATS", "TEXT_FORMATS", "Writer", "infer_format", "names_picture", "open_writer"]
+
+FORMATS = ("json", "jsonl", "csv", "coco", "video", "images")
+TEXT_FORMATS = ("json", "jsonl", "csv", "coco")
+CSV_COLUMNS = ("source", "frame", "time_ms", "person", "person_score", "joint", "x", "y", "score")
+DEFAULT_FPS = 30.0
+
+
+class Writer(Protocol):
+    """Takes results one by one; `close` completes the output, also after an early end."""
+
+    def write(self, frame: Frame, result: PoseResult) -> None:
+        """Add one picture's result."""
+
+    def close(self) -> None:
+        """Complete the output."""
+
+
+def infer_format(output: str) -> str | None:
+    """The format that an output path asks for by its suffix; a directory asks for pictures."""
+    path = Path(output)
+    suffix = path.suffix.lower()
+    if path.is_dir() or output.endswith(os.sep) or not suffix or suffix in IMAGE_SUFFIXES:
+        return "images"
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
+    return {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}.get(suffix)
+
+
+def open_writer(
+    format: str, output: str | None, *, single: bool, fps: float | None, paths: Sequence[str]
+) -> Writer:
+    """Make a writer.
+
+    Args:
+        format: one of `FORMATS`.
+        output: path, or None for standard output (text formats only).
+        single: the source is one picture.
+        fps: frames per second for a video.
+        paths: files of the source: COCO's image ids are the numbers that name them, if all are so
+            named, else they count from 1. They are never overwritten.
+
+    Raises:
+        InvalidInputError: the output would overwrite the source, or cannot be opened.
+    """
+    if output is not None:
+        _protect(Path(output), paths)
+        parent = Path(output) if format == "images" and not names_picture(output) else Path(output).parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInputError(f"cannot write to {output}; {error}; choose another place") from error
+        if format != "images" and Path(output).is_dir():
+            raise InvalidInputError(f"cannot write to {output}; it is a directory; give a file name")
+    if format == "images":
+        assert output is not None
+        return PictureWriter(Path(output), single=names_picture(output), paths=paths)
+    if format == "video":
+        assert output is not None
+        return VideoWriter(Path(output), fps or DEFAULT_FPS)
+    if format == "coco":
+        return JsonWriter(output, paths, coco=True)
+    if format == "json":
+        return SingleJsonWriter(output) if single else JsonWriter(output, paths, coco=False)
+    return JsonLinesWriter(output) if format == "jsonl" else CsvWriter(output)
+
+
+class SingleJsonWriter:
+    """One picture as one JSON object."""
+
+    def __init__(self, output: str | None) -> None:
+        self._text = _Text(output, whole=True)
+        self._written = False
+
+    def write(self, frame: Frame, result: PoseResult) -> None:
+        """Write the object."""
+        self._text.file.write(result.to_json() + "\n")
+        self._written = True
+
+    def close(self) -> None:
+        """Complete the file, or leave none where the picture could not be used."""
+        self._text.close(keep=self._written)
+
+
+class JsonWriter:
+    """A JSON array: one object per picture, or COCO's one object per person."""
+
+    def __init__(self, output: str | None, paths: Sequence[str], *, coco: bool) -> None:
+        self._text = _Text(output, whole=True)
+        self._coco = coco
+        stems = [Path(path).stem for path in paths]
+        numbered = all(stem.isdecimal() for stem in stems) and len(set(map(int, stems))) == len(stems) > 0
+        self._ids = {path: int(stem) for path, stem in zip(paths, stems, strict=True)} if numbered else {}
+        self._pictures = 0
+        self._separator = "[\n"
+
+    def write(self, frame: Frame, result: PoseResult) -> None:
+        """Add the entries of one picture."""
+        self._pictures += 1
+        entries: list[dict[str, Any]] = [result.to_dict()]
+        if self._coco:
+            path = "" if frame.source is None or frame.source.frame is not None else frame.source.path
+            entries = result.to_coco(self._ids.get(path, self._pictures))
+        for entry in entries:
+            text = json.dumps(entry, ensure_ascii=False, allow_nan=False)
+            self._text.file.write(self._separator + text)
+            self._separator = ",\n"
+
+    def close(self) -> None:
+        """Close the array."""
+        self._text.file.write("[]\n" if self._separator == "[\n" else "\n]\n")
+        self._text.close()
+
+
+class JsonLinesWriter:
+    """One JSON object per line and picture."""
+
+    def __init__(self, output: str | None) -> None:
+        self._text = _Text(output)
+
+    def write(self, frame: Frame, result: PoseResult) -> None:
+        """Add a line."""
+        self._text.file.write(result.to_json() + "\n")
+        self._text.file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._text.close()
+
+
+class CsvWriter:
+    """One row per joint, empty where a joint is missing; a picture without persons has no rows."""
+
+    def __init__(self, output: str | None) -> None:
+        self._text = _Text(output)
+        self._rows = csv.writer(self._text.file, lineterminator="\n")
+        self._rows.writerow(CSV_COLUMNS)
+
+    def write(self, frame: Frame, result: PoseResult) -> None:
+        """Add the rows of one picture."""
+        source = result.source
+        where = ["", None, None] if source is None else [source.path, source.frame, source.time_ms]
+        for number, person in enumerate(result):
+            for name, joint in person.items():
+                x, y = ("", "") if math.isnan(joint.x) else (f"{joint.x:.3f}", f"{joint.y:.3f}")
+                self._rows.writerow([*where, number, f"{person.score:.4f}", name, x, y, f"{joint.score:.4f}"])
+        self._text.file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._text.close()
+
+
+class PictureWriter:
+    """Drawn pictures: one file, or a directory in which they keep their names."""
+
+    def __init__(self, output: Path, *, single: bool, paths: Sequence[str]) -> None:
+        self._output = output
+        self._single = single
+        self._paths = paths
+        self._taken: set[Path] = set()
+
+    def write(self, frame: Frame, result: PoseResult) -> None:
+        """Draw and write one picture."""
+        cv2 = require_cv2("writing pictures")
+        path = self._output if self._single else self._free_name(cv2, frame)
+        _protect(path, self._paths)
+        try:
+            done, data = cv2.imencode(path.suffix, result.draw(frame.image))
+        except cv2.error:
+            done = False
+        if not done:
+            raise InvalidInputError(
+                f"cannot write {path}; OpenCV cannot write {path.suffix} files; choose .jpg or .png"
+            )
+        part = path.with_name(f"{path.name}.part")
+        part.write_bytes(data.tobytes())
+        part.replace(path)
+
+    def _free_name(self, cv2: Any, frame: Frame) -> Path:
+        source = frame.source
+        name = Path("picture.jpg" if source is None else source.path.replace(":", "_")).name
+        if source is not None and source.frame is not None:
+            name = f"{Path(name).stem}_{source.frame:06d}.jpg"
+        if not cv2.haveImageWriter(name):
+            name += ".png"
+        path = self._output / name
+        count = 1
+        while path in self._taken:
+            count += 1
+            path = self._output / f"{Path(name).stem}-{count}{Path(name).suffix}"
+        self._taken.add(path)
+        return path
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class VideoWriter:
+    """A video with the poses drawn in."""
+
+    def __init__(self, output: Path, fps: float) -> None:
+        self._output = output
+        self._part = output.with_name(f"{output.stem}.part{output.suffix}")
+        self._fps = fps
+        self._size: tuple[int, int] | None = None
+        self._writer: Any = None
+
+    def write(self, frame: Frame, result: PoseResult) -> None:
+        """Add one frame."""
+        height, width = frame.image.shape[:2]
+        if self._writer is None:
+            cv2 = require_cv2("writing videos")
+            codec = "MJPG" if self._output.suffix.lower() == ".avi" else "mp4v"
+            code = cv2.VideoWriter.fourcc(*codec)
+            self._writer = cv2.VideoWriter(str(self._part), code, self._fps, (width, height))
+            self._size = (height, width)
+            if not self._writer.isOpened():
+                raise InvalidInputError(
+                    f"cannot write {self._output}; this OpenCV cannot write such videos; choose .mp4 or .avi"
+                )
+        if self._size != (height, width):
+            raise InvalidInputError(
+                f"cannot write {self._output}; the frame size changed from {self._size} to "
+                f"{(height, width)}; write --format images"
+            )
+        self._writer.write(result.draw(frame.image))
+
+    def close(self) -> None:
+        """Complete the file."""
+        if self._writer is not None:
+            self._writer.release()
+            if self._part.exists():
+                self._part.replace(self._output)
+
+
+class _Text:
+    """A text file, or standard output. A `whole` file gets its name only when it is closed."""
+
+    def __init__(self, output: str | None, *, whole: bool = False) -> None:
+        self._target = None if output is None else Path(output)
+        self._path = self._target
+        if self._target is not None and whole:
+            self._path = self._target.with_name(f"{self._target.name}.part")
+        try:
+            self.file: IO[str] = (
+                sys.stdout if self._path is None else self._path.open("w", encoding="utf-8", newline="")
+            )
+        except OSError as error:
+            raise InvalidInputError(f"cannot write to {output}; {error}; choose another place") from error
+
+    def close(self, *, keep: bool = True) -> None:
+        if self._path is None or self._target is None:
+            self.file.flush()
+            return
+        self.file.close()
+        if not keep:
+            self._path.unlink()
+        elif self._path != self._target:
+            self._path.replace(self._target)
+
+
+def names_picture(output: str) -> bool:
+    """Whether an output path names one picture file, not a directory."""
+    return Path(output).suffix.lower() in IMAGE_SUFFIXES and not Path(output).is_dir()
+
+
+def _protect(output: Path, paths: Sequence[str]) -> None:
+    """Refuse to overwrite the source."""
+    if output.is_file() and any(Path(path).exists() and output.samefile(path) for path in paths):
+        raise InvalidInputError(f"cannot write to {output}; it is the source itself; choose another name")
