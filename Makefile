@@ -1,0 +1,80 @@
+# Development tasks; `make help` lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+SOURCE ?= edgepose/samples/cameraman.jpg
+OUT ?= out
+# The CPU build by its full name, so that a build with CUDA of several gigabytes never comes unasked.
+TORCH ?= torch==2.13.0+cpu
+# Arguments for pytest, for instance PYTEST="-k kernels".
+PYTEST ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt $(CPP)
+
+.PHONY: help demo test test-slow test-matrix smoke lint bench readme clean
+.DELETE_ON_ERROR:
+
+help:  ## list the tasks
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(VENV)/.demo  ## poses on the packaged photo, or on SOURCE=my.jpg; the picture goes to out/
+	@$(BIN)/edgepose predict "$(SOURCE)" --output "$(OUT)/"
+	@echo "drawn: $(OUT)/$$(basename "$(SOURCE)")"
+
+test: $(VENV)/.test  ## the whole suite
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
+
+test-slow: $(VENV)/.test  ## the exhaustive checks
+	$(BIN)/python -m pytest -m slow --timeout 3600 $(PYTEST)
+
+test-matrix: $(VENV)/.test  ## installs in clean environments: Python, numpy, OpenCV, with and without a compiler
+	$(BIN)/python tests/packaging/matrix.py
+
+smoke: $(VENV)/.test  ## a fresh clone's demo, and the wheel in a clean environment
+	$(BIN)/python tests/packaging/smoke.py
+
+lint: $(VENV)/.test  ## ruff, mypy, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+bench: $(VENV)/.test  ## measure, and write docs/performance.md
+	$(BIN)/python benchmarks/report.py
+
+readme: $(VENV)/.test  ## bring the README's figures and picture up to date with the packaged model
+	$(BIN)/python docs/update_readme.py
+
+clean:  ## remove environments, builds and outputs
+	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f edgepose/kernels/*.so edgepose/kernels/*_skipped.txt
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# Light: numpy, OpenCV, ONNX Runtime and the native kernels.
+$(VENV)/.demo: $(VENV)/.venv $(BUILD_INPUTS)
+	$(PIP) install --quiet --editable ".[cpu]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch $(BUILD_INPUTS)
+	$(PIP) install --quiet --editable ".[dev,numba$(if $(shell cat $(VENV)/.torch),,,training)]"
+	@touch $@ $(VENV)/.demo
+
+# PyTorch, for the training tests alone. Where there is none for this Python they are skipped, but not in CI.
+$(VENV)/.torch: $(VENV)/.venv
+	@echo "$(PIP) install $(TORCH)"
+	@if $(PIP) install --quiet $(TORCH); then \
+	  touch $@; \
+	elif [ "$(CI)" = true ]; then \
+	  echo "$(TORCH) is not to be had for this Python; the training tests need it" >&2; exit 1; \
+	else \
+	  echo "$(TORCH) is not to be had for this Python, so the training tests are skipped; name another"; \
+	  echo "build: make test TORCH='torch==2.13.0'"; \
+	  echo missing > $@; \
+	fi
