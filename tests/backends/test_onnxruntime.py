@@ -1,0 +1,137 @@
+"""ONNX Runtime: no silent fallback, and files that do not fit their spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import color_model, color_spec
+
+from edgepose import BackendUnavailableError, InvalidInputError, ModelFormatError
+from edgepose.backends import open_backend, read_model_spec
+from edgepose.backends.onnxruntime import OnnxRuntimeBackend
+
+pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+
+def test_runs_any_batch(tmp_path: Path) -> None:
+    backend = open_backend(color_model(tmp_path / "a.onnx"), device="cpu", threads=1)
+    assert backend.spec == color_spec()
+    batch = np.random.default_rng(0).random((3, 3, 64, 48), np.float32)
+    maps = backend.run(batch)["heatmaps"]
+    assert maps.shape == (3, 3, 16, 12)
+    np.testing.assert_allclose(maps[:, :, 0, 0], batch[:, :, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(backend.run(batch[1:2])["heatmaps"], maps[1:2], rtol=1e-6)
+    expected = {"name": "onnxruntime", "version": ort.__version__, "device": "cpu", "threads": 1}
+    assert backend.describe() == expected
+    backend.close()
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "", "CPU"])
+def test_unknown_devices(tmp_path: Path, device: str) -> None:
+    with pytest.raises(InvalidInputError, match="unknown device"):
+        open_backend(color_model(tmp_path / "a.onnx"), device=device)
+
+
+class FakeSession:
+    """A session that took another provider than it was asked for, as ONNX Runtime does with a log line."""
+
+    def __init__(self, real: Any, providers: list[str]) -> None:
+        self._real, self._providers = real, providers
+
+    def get_providers(self) -> list[str]:
+        return self._providers
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """ONNX Runtime that lists CUDA; the test decides which providers a session then has."""
+    outcome = [["CUDAExecutionProvider", "CPUExecutionProvider"]]
+    real = ort.InferenceSession
+
+    def session(path: str, options: Any, providers: list[Any]) -> Any:
+        fallen = FakeSession(real(path, options, providers=["CPUExecutionProvider"]), outcome[0])
+        return fallen if providers[0][0] == "CUDAExecutionProvider" else fallen._real
+
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    monkeypatch.setattr(
+        ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    return outcome
+
+
+@pytest.mark.parametrize(("device", "found"), [("auto", "cuda:0"), ("cuda", "cuda:0"), ("cuda:2", "cuda:2")])
+def test_cuda_where_it_loads(tmp_path: Path, fake_cuda: object, device: str, found: str) -> None:
+    assert OnnxRuntimeBackend(color_model(tmp_path / "a.onnx"), device=device).device == found
+
+
+def test_cuda_that_does_not_load_raises(tmp_path: Path, fake_cuda: list[list[str]]) -> None:
+    fake_cuda[0] = ["CPUExecutionProvider"]
+    with pytest.raises(BackendUnavailableError, match="could not load CUDA"):
+        OnnxRuntimeBackend(color_model(tmp_path / "a.onnx"), device="cuda")
+
+
+def test_only_auto_falls_back_and_says_so(
+    tmp_path: Path, fake_cuda: list[list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    fake_cuda[0] = ["CPUExecutionProvider"]
+    assert OnnxRuntimeBackend(color_model(tmp_path / "a.onnx"), device="auto").device == "cpu"
+    assert "could not load CUDA" in caplog.text
+
+
+def test_cuda_without_the_gpu_package_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(BackendUnavailableError, match="onnxruntime-gpu"):
+        OnnxRuntimeBackend(color_model(tmp_path / "a.onnx"), device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"input_name": "input"}, r"inputs \['input'\]"),
+        ({"output_name": "maps"}, r"outputs \['maps'\]"),
+        ({"input_size": (32, 48)}, "ModelSpec says"),
+        ({"batch": 1}, "dynamic batch"),
+    ],
+)
+def test_files_that_do_not_fit_their_spec(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelFormatError, match=words):
+        open_backend(color_model(tmp_path / "a.onnx", **changes), device="cpu")
+
+
+def test_another_number_of_joints(tmp_path: Path) -> None:
+    import onnx
+
+    from edgepose import lsp14
+
+    path = color_model(tmp_path / "a.onnx")
+    model = onnx.load(path)
+    model.metadata_props[0].value = color_spec(skeleton=lsp14).to_json()
+    onnx.save(model, path)
+    with pytest.raises(ModelFormatError, match="14 joints"):
+        open_backend(path, device="cpu")
+
+
+def test_a_broken_graph(tmp_path: Path) -> None:
+    import onnx
+
+    path = color_model(tmp_path / "a.onnx")
+    model = onnx.load(path)
+    model.graph.node[1].op_type = "NoSuchOperator"
+    onnx.save(model, path)
+    with pytest.raises(ModelFormatError, match="NoSuchOperator"):
+        open_backend(path, device="cpu")
+
+
+@pytest.mark.parametrize(("name", "words"), [("a.pth", "python -m training export"), ("a.engine", "suffix")])
+def test_other_files(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / name).write_bytes(b"content")
+    for function in (open_backend, read_model_spec):
+        with pytest.raises(ModelFormatError, match=words):
+            function(tmp_path / name)
