@@ -19,14 +19,6 @@ SDIST = (
     "csrc/core/",
     "csrc/bindings/",
 )
-    "LICENSE",
-    "README.md",
-    "CMakeLists.txt",
-    "setup.py",
-    "csrc/core/",
-    "csrc/bindings/",
-    "pyproject.toml",
-)
 PACKAGE = (
     "edgepose/py.typed",
     "edgepose/models/lpn50-lsp.onnx",
