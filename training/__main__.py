@@ -1,18 +1,21 @@
-"""`python -m training train|evaluate|export`."""
+"""Train, evaluate and export networks of one configuration."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import hashlib
 import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from edgepose.errors import EdgePoseError, InvalidInputError
 
-from edgepose.errors import EdgePoseError
+if TYPE_CHECKING:
+    from torch import nn
+
+    from training.config import TrainConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,17 +43,21 @@ def _parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text, description=text)
         verb.set_defaults(run=run)
         verb.add_argument("config", help="YAML file, see training/configs")
-        verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields that differ from the file")
+        verb.add_argument(
+            "overrides", nargs="*", metavar="KEY=VALUE", help="fields that differ from the file"
+        )
         if name == "train":
             verb.add_argument("--resume", action="store_true", help="go on with the same run")
             continue
-        verb.add_argument("--weights", help="checkpoint; none: the run's best.pt")
+        verb.add_argument(
+            "--weights", help="checkpoint, of this project or official; none: the run's best.pt"
+        )
         if name == "evaluate":
             verb.add_argument("--flip-test", action="store_true", help="average with the mirrored picture")
             verb.add_argument("--json", action="store_true", help="print JSON")
         else:
             verb.add_argument("-o", "--output", required=True, help="the ONNX file to write")
-            verb.add_argument("--provenance", help="JSON file that is stored with the model")
+            verb.add_argument("--provenance", help="JSON file with an object that is stored with the model")
     return parser
 
 
@@ -64,10 +71,17 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from training.data.lsp import load_lsp
     from training.evaluate import evaluate
+    from training.export import model_spec
     from training.metrics import pck_table
 
-    config, network, spec = _trained(options)
+    config, network, _ = _trained(options)
+    spec = model_spec(config)
     people = load_lsp(Path(config.data.root) / "lsp", 1001, 2000)
+    if spec.skeleton != people.skeleton:
+        raise InvalidInputError(
+            f"cannot score {spec.skeleton.name} on Leeds Sports Pose; its people have "
+            f"{people.skeleton.name}; evaluate a network of that skeleton"
+        )
     table = pck_table(evaluate(network, spec, people, flip_test=options.flip_test), spec.skeleton)
     if options.json:
         print(json.dumps(table))
@@ -77,28 +91,44 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from training.export import export
+    from training.export import export, model_spec
 
-    _, network, spec = _trained(options)
+    config, network, provenance = _trained(options)
     if options.provenance:
-        spec = dataclasses.replace(spec, provenance=json.loads(Path(options.provenance).read_text()))
-    difference = export(network, spec, options.output)
+        provenance |= _read_object(Path(options.provenance))
+    difference = export(network, model_spec(config, provenance), options.output)
     print(f"{options.output}: differs from PyTorch by {difference:.1e} standard deviations", file=sys.stderr)
 
 
-def _trained(options: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """The configuration, the network with its trained weights, and its spec."""
-    from edgepose.skeleton import lsp14
+def _trained(options: argparse.Namespace) -> tuple[TrainConfig, nn.Module, dict[str, Any]]:
+    """The configuration, the network with its weights, and where these come from."""
     from training.checkpoints import load_weights
-    from training.config import load_config
-    from training.export import model_spec
+    from training.config import load_config, portable
     from training.models import create
 
     config = load_config(options.config, options.overrides)
     network = create(config.model, **config.options)
-    load_weights(network, options.weights or Path(config.output) / config.name / "best.pt")
-    provenance = {"config": dataclasses.asdict(config), "numpy": np.__version__}
-    return config, network, model_spec(config, lsp14, provenance)
+    path = Path(options.weights or Path(config.output) / config.name / "best.pt")
+    load_weights(network, path)
+    provenance: dict[str, Any] = {
+        "weights": path.name,
+        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    if not options.weights:  # trained by this configuration
+        provenance["config"] = portable(config)
+    return config, network, provenance
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"cannot read provenance {path}; {error}; give a JSON file") from error
+    if not isinstance(content, dict):
+        raise InvalidInputError(
+            f"cannot use provenance {path}; found a {type(content).__name__}; give a JSON object"
+        )
+    return content
 
 
 if __name__ == "__main__":

@@ -2,28 +2,65 @@
 
 from __future__ import annotations
 
+import _codecs
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edgepose.errors import ModelFormatError, ModelNotFoundError
 
-__all__ = ["load_weights", "read_state_dict"]
+__all__ = ["load_weights", "read_checkpoint", "read_state_dict"]
 
-CONTAINERS = ("ema", "best_state_dict", "state_dict", "model")
+CONTAINERS = ("best_state_dict", "state_dict", "model")
 """Keys under which checkpoints keep their weights, the preferred first.
 
-``ema`` and ``model`` are ours; ``best_state_dict`` and ``state_dict`` those of the HRNet family
-(``checkpoint.pth``) and of pytorch-pose (``.pth.tar``). There ``model`` holds the network's name.
+``model`` is ours; ``best_state_dict`` and ``state_dict`` are those of the HRNet family
+(``checkpoint.pth``, where ``model`` holds the network's name) and of pytorch-pose (``.pth.tar``).
 """
 
 PREFIXES = ("module.", "1.", "_forward_module.", "_orig_mod.")
 """Prefixes left by DataParallel, HigherHRNet's wrapper, Fabric and torch.compile."""
+
+
+def _plain_numpy() -> list[type | tuple[Callable[..., Any], str]]:
+    """What a pickle needs to hold NumPy numbers (``perf`` of official checkpoints); none runs code."""
+    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
+    scalar = np.float64(0).__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [np.dtype, *dtypes, *((scalar, name) for name in names), (_codecs.encode, "_codecs.encode")]
+
+
+def read_checkpoint(path: str | PathLike[str]) -> Any:
+    """Content of a PyTorch file on the CPU: tensors and plain values; code in it is never run.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFormatError: the file is damaged, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelNotFoundError(f"no checkpoint; found no file {path}; give the path of a .pt or .pth file")
+    try:
+        with torch.serialization.safe_globals(_plain_numpy()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("Please file", maxsplit=1)[0]
+        refused = [line.strip() for line in reason.splitlines() if "GLOBAL" in line or "global" in line]
+        raise ModelFormatError(
+            f"cannot read checkpoint {path}; {(refused or reason.splitlines())[0][:200]}; it is damaged, or "
+            "holds objects whose code is not run for safety: save its state dict alone"
+        ) from error
+    except Exception as error:  # a damaged file can fail anywhere in PyTorch's reader
+        raise ModelFormatError(
+            f"cannot read checkpoint {path}; {type(error).__name__}: {str(error)[:200]}; "
+            "it is damaged: fetch it again"
+        ) from error
 
 
 def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
@@ -33,16 +70,7 @@ def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
         ModelNotFoundError: there is no such file.
         ModelFormatError: the file is damaged, or holds no weights.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelNotFoundError(f"no checkpoint; found no file {path}; give the path of a .pt or .pth file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, OSError) as error:
-        raise ModelFormatError(
-            f"cannot read checkpoint {path}; {type(error).__name__}: {str(error)[:200]}; "
-            "it is damaged or holds more than tensors: save it again as a bare state dict"
-        ) from error
+    content = read_checkpoint(path)
     state = _weights(content)
     if state is None:
         found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
@@ -50,16 +78,15 @@ def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
             f"no weights in checkpoint {path}; found {found}; "
             f"expected a state dict, bare or under one of {', '.join(CONTAINERS)}"
         )
-    for prefix in PREFIXES * 2:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 
 def _weights(content: Any) -> dict[str, Tensor] | None:
     if not isinstance(content, Mapping) or not content:
         return None
-    if all(isinstance(value, Tensor) for value in content.values()):
+    if all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
         return dict(content)
     for container in CONTAINERS:
         state = _weights(content.get(container))
@@ -71,7 +98,7 @@ def _weights(content: Any) -> dict[str, Tensor] | None:
 def load_weights(network: nn.Module, path: str | PathLike[str], *, skip_head: bool = False) -> list[str]:
     """Load a checkpoint into a network, strictly.
 
-    Batch norms of files older than PyTorch 0.4.1 lack ``num_batches_tracked``; it stays zero.
+    Batch norms of files older than PyTorch 0.4.1 lack ``num_batches_tracked``; theirs stay as they are.
 
     Args:
         network: changed in place.
@@ -82,7 +109,8 @@ def load_weights(network: nn.Module, path: str | PathLike[str], *, skip_head: bo
         keys that were left out because of their shape.
 
     Raises:
-        ModelNotFoundError, ModelFormatError: as `read_state_dict`, or keys or shapes differ.
+        ModelNotFoundError: there is no such file.
+        ModelFormatError: as `read_state_dict`, or keys or shapes differ.
     """
     state = read_state_dict(path)
     own = network.state_dict()
@@ -100,4 +128,5 @@ def load_weights(network: nn.Module, path: str | PathLike[str], *, skip_head: bo
 
 
 def _some(what: str, keys: list[str]) -> str:
-    return f"{len(keys)} keys {what}" + (f" ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" if keys else "")
+    names = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    return f"{len(keys)} keys {what}" + (f" ({names})" if keys else "")

@@ -1,8 +1,10 @@
-"""The configuration of a training run: a YAML file checked against these fields."""
+"""The configuration of a network and its training: a YAML file checked against these fields."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+import os
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,19 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from edgepose.errors import InvalidInputError
+from edgepose.skeleton import SKELETONS
 
-__all__ = ["TrainConfig", "load_config"]
+__all__ = ["TrainConfig", "load_config", "portable"]
+
+DATA_VARIABLE = "EDGEPOSE_DATA"
 
 
 @dataclass
 class DataConfig:
-    """Which people are trained on; folders are relative to ``root``."""
+    """Which people are trained on."""
 
-    root: str = MISSING
+    root: str = field(default_factory=lambda: os.environ.get(DATA_VARIABLE) or "data")
+    """Folder with ``lsp`` and ``lspet``; the environment variable EDGEPOSE_DATA, else ``data``."""
     lsp: bool = True
     lspet: bool = True
     validation: int = 400
@@ -27,6 +33,7 @@ class DataConfig:
     limit: int | None = None
     """Train on the first people only (for quick trials)."""
     workers: int = 0
+    """Processes that load pictures beside each training process."""
 
 
 @dataclass
@@ -39,6 +46,7 @@ class AugmentConfig:
     translation: float = 0.0
     flip: float = 0.5
     color: float = 0.0
+    half_body: float = 0.0
 
 
 @dataclass
@@ -55,29 +63,47 @@ class OptimizerConfig:
 
 
 @dataclass
+class DecoderConfig:
+    """See `edgepose.spec.Decoder`."""
+
+    name: str = "soft_argmax"
+    beta: float = 160.0
+    refine: str | None = None
+    bias: float = 0.0
+
+
+@dataclass
 class TrainConfig:
-    """One training run.
+    """One network: how its input and output are to be read, and how it is trained.
 
     ``weights`` starts from a checkpoint with a fresh schedule, as LPN's iterative training does
-    (section 3.3); ``resume`` on the command line goes on with the same run.
+    (section 3.3); ``--resume`` on the command line goes on with the same run.
     """
 
     name: str = MISSING
     model: str = MISSING
     options: dict[str, Any] = field(default_factory=dict)
-    init: str = "normal"
-    weights: str | None = None
-    data: DataConfig = field(default_factory=DataConfig)
+    """Of the network; ``joints`` follows from the skeleton."""
+    skeleton: str = "lsp14"
     input_size: list[int] = field(default_factory=lambda: [256, 192])
+    """Height and width in pixels."""
     color: str = "rgb"
     padding: float = 1.25
     coordinates: str = "udp"
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+    init: str = "normal"
+    weights: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
     sigma: float = 2.0
+    """Standard deviation of the targets in heatmap pixels."""
     unbiased: bool = True
+    """Targets at the exact position; false: the official ones, on the nearest pixel."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: int = 150
     batch_size: int = 32
+    """Of each process."""
     precision: str = "32-true"
     """Of Lightning Fabric: ``32-true``, ``bf16-mixed``, ``16-mixed``."""
     ema: float = 0.0
@@ -91,7 +117,7 @@ def load_config(path: str | PathLike[str], overrides: list[str] | None = None) -
     """Read a YAML configuration; `overrides` are ``key.sub=value`` texts.
 
     Raises:
-        InvalidInputError: the file is missing, not YAML, or holds an unknown or ill-typed field.
+        InvalidInputError: the file is missing, not YAML, or a field is unknown, missing or not usable.
     """
     if not Path(path).is_file():
         raise InvalidInputError(f"no configuration; found no file {path}; see training/configs")
@@ -99,10 +125,89 @@ def load_config(path: str | PathLike[str], overrides: list[str] | None = None) -
         merged = OmegaConf.merge(
             OmegaConf.structured(TrainConfig), OmegaConf.load(path), OmegaConf.from_dotlist(overrides or [])
         )
+        absent = OmegaConf.missing_keys(merged)
+        if absent:
+            raise ValueError(f"found no {', '.join(sorted(absent))}")
         config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, ValueError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, (OmegaConfBaseException, ValueError, OSError, _yaml_error())):
+            raise
+        text = " ".join(str(error).split("\n    ")[0].split())
         raise InvalidInputError(
-            f"configuration {path} is not usable; {str(error).splitlines()[0]}; see training/config.py"
+            f"configuration {path} is not usable; {text}; the fields are those of training/config.py"
         ) from error
     assert isinstance(config, TrainConfig)
+    _check(config, path)
     return config
+
+
+def portable(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as plain values, without what holds on this machine alone."""
+    values = asdict(config)
+    del values["output"], values["data"]["root"], values["data"]["workers"]
+    if config.weights:
+        values["weights"] = Path(config.weights).name
+    return values
+
+
+def _yaml_error() -> type[Exception]:
+    import yaml
+
+    return yaml.YAMLError
+
+
+_CHOICES = {
+    "skeleton": tuple(SKELETONS),
+    "color": ("rgb", "bgr"),
+    "coordinates": ("udp", "legacy"),
+    "init": ("normal", "kaiming"),
+    "precision": ("32-true", "bf16-mixed", "16-mixed"),
+    "optimizer.name": ("adam", "adamw"),
+    "decoder.name": ("soft_argmax", "argmax"),
+    "decoder.refine": (None, "quarter", "taylor"),
+}
+_RANGES = {
+    "padding": (0, math.inf), "sigma": (0, math.inf), "optimizer.lr": (0, math.inf),
+    "decoder.beta": (0, math.inf),
+}  # fmt: skip
+_SHARES = (
+    "augment.rotation_probability", "augment.flip", "augment.half_body", "augment.scale", "augment.color",
+    "optimizer.warmup", "ema",
+)  # fmt: skip
+_COUNTS = {"data.validation": 1, "data.limit": 1, "data.workers": 0, "epochs": 1, "batch_size": 1,
+           "evaluate_every": 1, "seed": 0}  # fmt: skip
+
+
+def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
+    def check(usable: bool, name: str, wanted: str) -> None:
+        if not usable:
+            raise InvalidInputError(
+                f"configuration {path}: {name} is not usable; found {value(name)!r}; give {wanted}"
+            )
+
+    def value(name: str) -> Any:
+        found: Any = config
+        for part in name.split("."):
+            found = getattr(found, part)
+        return found
+
+    for name, choices in _CHOICES.items():
+        check(value(name) in choices, name, "one of " + ", ".join(map(str, choices)))
+    for name, (low, high) in _RANGES.items():
+        check(low < value(name) < high, name, "a positive number")
+    for name in _SHARES:
+        check(0 <= value(name) <= 1, name, "a number from 0 to 1")
+    check(config.ema < 1, "ema", "a number from 0 to below 1")
+    for name, least in _COUNTS.items():
+        check(value(name) is None or value(name) >= least, name, f"a whole number from {least}")
+    sides = config.input_size
+    check(len(sides) == 2 and all(v > 0 and v % 4 == 0 for v in sides), "input_size", "[height, width]")
+    steps = config.optimizer.milestones
+    check(all(v > 0 for v in steps), "optimizer.milestones", "numbers of epochs from 1")
+    joints = len(SKELETONS[config.skeleton])
+    given = config.options.setdefault("joints", joints)
+    if given != joints:
+        raise InvalidInputError(
+            f"configuration {path}: options.joints does not fit the skeleton; found {given}, "
+            f"{config.skeleton} has {joints}; leave it out"
+        )

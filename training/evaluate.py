@@ -16,7 +16,7 @@ from edgepose.spec import ModelSpec
 from training.data.people import Crops, People
 from training.metrics import lsp_torso, pck
 
-__all__ = ["evaluate", "normalizer", "predict"]
+__all__ = ["countable", "decode", "evaluate", "normalizer", "predict"]
 
 
 def normalizer(spec: ModelSpec, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -40,7 +40,10 @@ def predict(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Joints (n, k, 2) in pixels of each person's picture, and scores (n, k)."""
+    """Joints (n, k, 2) in pixels of each person's picture, and scores (n, k).
+
+    The network is left in evaluation mode. Each person's region is used as it is, without padding.
+    """
     device = torch.device(device)
     heatmap_size = (spec.input_size[0] // 4, spec.input_size[1] // 4)
     crops = Crops(people, spec.input_size, heatmap_size, spec.coordinates)
@@ -53,7 +56,7 @@ def predict(
         if flip_test:
             mirrored = network(images.flip(-1)).float().cpu().numpy()
             maps = kernels.flip_average(
-                maps, mirrored, spec.skeleton.flip_pairs, shift=spec.coordinates == "legacy"
+                maps, mirrored, spec.skeleton.flip_permutation, spec.coordinates == "legacy"
             )
         found = decode(maps, spec)
         coords.append(found[0])
@@ -64,13 +67,19 @@ def predict(
 
 
 def decode(maps: NDArray[np.float32], spec: ModelSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Joints (n, k, 2) in pixels of the heatmap and scores (n, k), by the model's decoder."""
+    """Joints (n, k, 2) in pixels of the heatmaps (n, k, h, w), and scores (n, k), by the model's decoder."""
     if spec.decoder.name == "argmax":
         return kernels.argmax_offset(maps, refine=spec.decoder.refine)
     coords, scores, _ = kernels.soft_argmax(maps, beta=spec.decoder.beta)
     if spec.decoder.refine == "quarter":
         coords = kernels.quarter_offset(maps, coords)
     return coords, scores
+
+
+def countable(people: People) -> NDArray[np.bool_]:
+    """Joints (n, k) that count in PCK on LSP: those labelled, of people whose torso is."""
+    torso = [people.skeleton.index(name) for name in ("left_shoulder", "right_hip")]
+    return (people.visible > 0) & (people.visible[:, torso] > 0).all(1, keepdims=True)
 
 
 def evaluate(
@@ -81,11 +90,6 @@ def evaluate(
     flip_test: bool = False,
     device: torch.device | str = "cpu",
 ) -> NDArray[np.float64]:
-    """PCK@0.2 per joint on people of LSP or LSPet, in percent.
-
-    Joints that are not labelled (LSPet), and people without a labelled torso, do not count.
-    """
+    """PCK@0.2 per joint (14,) on LSP people, in percent of the joints that are `countable`."""
     found, _ = predict(network, spec, people, flip_test=flip_test, device=device)
-    torso = [spec.skeleton.index(name) for name in ("left_shoulder", "right_hip")]
-    counted = (people.visible > 0) & (people.visible[:, torso] > 0).all(1, keepdims=True)
-    return pck(found, people.joints, lsp_torso(people.joints), counted=counted)
+    return pck(found, people.joints, lsp_torso(people.joints), counted=countable(people))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from lightning_fabric import Fabric
@@ -22,43 +23,82 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from edgepose.errors import InvalidInputError
-from edgepose.spec import ModelSpec
-from training.checkpoints import load_weights
-from training.config import TrainConfig
-from training.data.lsp import load_lsp, load_lspet
+from edgepose.errors import EdgePoseError, InvalidInputError
+from training.checkpoints import load_weights, read_checkpoint
+from training.config import TrainConfig, portable
+from training.data.lsp import load_lsp, load_lspet, lspet_count
 from training.data.people import Crops, People
 from training.data.targets import gaussian_targets
 from training.data.transforms import Augmentation
-from training.evaluate import evaluate, normalizer
-from training.export import model_spec
+from training.evaluate import countable, evaluate, normalizer
+from training.export import check_output, model_spec
 from training.losses import joints_mse
 from training.models import create
 from training.models.layers import init_weights
 from training.precision import exempt_slow_bfloat16
 
-__all__ = ["load_people", "train"]
+__all__ = ["DivergedError", "Trainer", "load_people", "train"]
 
 log = logging.getLogger(__name__)
 
 
+class DivergedError(EdgePoseError):
+    """The loss became infinite or NaN."""
+
+
+def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
+    """Train as configured; everything is written under ``output/name``.
+
+    ``last.pt`` goes on with ``resume=True`` exactly where it stood; ``best.pt`` holds the weights
+    that did best on the people held out; ``log.jsonl`` has a line an epoch; TensorBoard reads the rest.
+
+    Returns:
+        the last line of the log.
+
+    Raises:
+        InvalidInputError: there is nothing to resume, or a run that would be overwritten; resuming
+            another configuration; data or options that are not usable.
+        DivergedError: the loss is no longer finite.
+    """
+    folder = Path(config.output) / config.name
+    last = folder / "last.pt"
+    if resume and not last.is_file():
+        raise InvalidInputError(f"cannot resume; found no {last}; start without --resume")
+    if not resume and last.is_file():
+        raise InvalidInputError(
+            f"cannot start a run in {folder}; found one there; go on with --resume, give another name, "
+            "or remove the folder"
+        )
+    trainer = Trainer(config, folder)
+    if resume:
+        trainer.restore(last)
+    return trainer.run()
+
+
 def load_people(config: TrainConfig) -> tuple[People, People]:
     """The people to train on and those to choose the best checkpoint by."""
-    root, held_out = Path(config.data.root), config.data.validation
+    root = Path(config.data.root)
+    split = lspet_count(root / "lspet") - config.data.validation
     parts = []
     if config.data.lsp:
         parts.append(load_lsp(root / "lsp"))
     if config.data.lspet:
-        parts.append(load_lspet(root / "lspet", last=10000 - held_out))
+        parts.append(load_lspet(root / "lspet", last=split))
     if not parts:
         raise InvalidInputError("nothing to train on; found lsp and lspet both off; switch one on")
     people = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-    if config.data.limit is not None:
-        n = config.data.limit
-        people = People(
-            people.skeleton, people.images[:n], people.joints[:n], people.visible[:n], people.boxes[:n]
+    held_out = load_lspet(root / "lspet", first=split + 1)
+    if config.skeleton != people.skeleton.name:
+        raise InvalidInputError(
+            f"cannot train {config.skeleton} on Leeds Sports Pose; its people have {people.skeleton.name}; "
+            f"set skeleton: {people.skeleton.name}"
         )
-    return people, load_lspet(root / "lspet", first=10000 - held_out + 1)
+    if not countable(held_out).any(0).all():
+        raise InvalidInputError(
+            f"cannot choose a checkpoint by {len(held_out)} people held out; a joint is never labelled "
+            "among them; raise data.validation"
+        )
+    return people[: config.data.limit], held_out
 
 
 def build_network(config: TrainConfig) -> nn.Module:
@@ -76,8 +116,6 @@ def build_optimizer(
 ) -> tuple[Optimizer, LRScheduler]:
     """Optimiser and its schedule, which steps once a batch; norms and biases do not decay."""
     options = config.optimizer
-    if options.name not in ("adam", "adamw"):
-        raise InvalidInputError(f"unknown optimiser; found {options.name!r}; use 'adam' or 'adamw'")
     groups = [
         {
             "params": [p for p in network.parameters() if (p.ndim > 1) == decays],
@@ -115,135 +153,199 @@ def make_fabric(config: TrainConfig) -> Fabric:
     return fabric
 
 
-def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
-    """Train as configured; everything is written under ``output/name``.
+class Trainer:
+    """One training run: its data, network, optimiser and files.
 
-    ``last.pt`` goes on with ``resume=True`` exactly where it stood; ``best.pt`` holds the weights
-    that did best on the people held out; ``log.jsonl`` has a line an epoch.
-
-    Returns:
-        the last line of the log.
+    Attributes:
+        network: the bare network, on the device.
+        average: moving average of its weights in the first process, or None.
+        epoch: epochs done.
+        best: best PCK so far on the people held out.
     """
-    fabric = make_fabric(config)
-    folder = Path(config.output) / config.name
-    last = folder / "last.pt"
-    if resume and not last.is_file():
-        raise InvalidInputError(f"cannot resume; found no {last}; start without --resume")
 
-    people, held_out = load_people(config)
-    spec = model_spec(config, people.skeleton)
-    size, heatmap_size = spec.input_size, (spec.input_size[0] // 4, spec.input_size[1] // 4)
-    crops = Crops(
-        people, size, heatmap_size, spec.coordinates,
-        Augmentation(**dataclasses.asdict(config.augment)), config.seed,
-    )  # fmt: skip
-    sampler: DistributedSampler[Any] = DistributedSampler(
-        crops, fabric.world_size, fabric.global_rank, seed=config.seed, drop_last=fabric.world_size > 1
-    )
-    loader = DataLoader(
-        crops, config.batch_size, sampler=sampler, num_workers=config.data.workers, drop_last=True,
-        pin_memory=fabric.device.type == "cuda",
-    )  # fmt: skip
-    if len(loader) == 0:
-        raise InvalidInputError(
-            f"no full batch; found {len(people)} people for {fabric.world_size} processes and a "
-            f"batch size of {config.batch_size}; lower batch_size"
+    def __init__(self, config: TrainConfig, folder: Path) -> None:
+        self.config = config
+        self.folder = folder
+        self.fabric = make_fabric(config)
+        self.spec = model_spec(config)
+        self.epoch = 0
+        self.best = -math.inf
+
+        people, self._held_out = load_people(config)
+        height, width = self.spec.input_size
+        self._heatmap_size = (height // 4, width // 4)
+        augmentation = Augmentation(**asdict(config.augment))
+        self._crops = Crops(
+            people,
+            self.spec.input_size,
+            self._heatmap_size,
+            self.spec.coordinates,
+            augmentation,
+            config.seed,
         )
+        self._loader = self._make_loader()
 
-    network = build_network(config).to(memory_format=torch.channels_last)
-    if fabric.device.type == "cpu" and config.precision != "32-true":
-        exempt_slow_bfloat16(network)
-    optimizer, schedule = build_optimizer(config, network, len(loader))
-    average = None
-    if config.ema > 0:
-        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
-    model, optimizer = fabric.setup(network, optimizer)
-    if average is not None:
-        average.to(fabric.device)
+        self.network = build_network(config).to(memory_format=torch.channels_last)
+        check_output(self.network, self.spec)
+        if self.fabric.device.type == "cpu" and config.precision != "32-true":
+            exempt_slow_bfloat16(self.network)
+        self._inner_optimizer, self._schedule = build_optimizer(config, self.network, len(self._loader))
+        self.average: AveragedModel | None = None
+        if config.ema > 0 and self.fabric.is_global_zero:
+            averaging = get_ema_multi_avg_fn(config.ema)
+            self.average = AveragedModel(self.network, multi_avg_fn=averaging, use_buffers=True)
+            self.average.to(self.fabric.device)
+        self._model, self._optimizer = self.fabric.setup(self.network, self._inner_optimizer)
+        self._normalize = normalizer(self.spec, self.fabric.device)
 
-    state: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule, "epoch": 0, "best": -math.inf}
-    if resume:
-        state.update(fabric.load(last, _loadable(state)))
-        if average is not None:
-            average.load_state_dict(torch.load(folder / "average.pt", weights_only=True))
-    normalize = normalizer(spec, fabric.device)
-    writer = SummaryWriter(str(folder)) if fabric.is_global_zero else None
-    line: dict[str, Any] = {}
-    for epoch in range(state["epoch"], config.epochs):
-        crops.epoch = epoch
-        sampler.set_epoch(epoch)
-        started = time.perf_counter()
-        loss = _train_epoch(
-            fabric, config, model, optimizer, schedule, average, loader, normalize, heatmap_size, epoch
+    def _make_loader(self) -> DataLoader[dict[str, Tensor]]:
+        config, fabric, crops = self.config, self.fabric, self._crops
+        many = fabric.world_size > 1
+        self._sampler: DistributedSampler[Any] = DistributedSampler(
+            crops, fabric.world_size, fabric.global_rank, seed=config.seed, drop_last=many
         )
-        line = {
-            "epoch": epoch + 1, "loss": loss, "lr": schedule.get_last_lr()[0],
-            "seconds": round(time.perf_counter() - started, 1),
-        }  # fmt: skip
-        state["epoch"] = epoch + 1
-        final = epoch + 1 == config.epochs
-        if fabric.is_global_zero and (final or (epoch + 1) % config.evaluate_every == 0):
-            evaluated = average.module if average is not None else network
-            line["pck"] = float(np.mean(evaluate(evaluated, spec, held_out, device=fabric.device)))
-            if line["pck"] > state["best"]:
-                state["best"] = line["pck"]
-                _save(folder / "best.pt", {"model": evaluated.state_dict(), "config": dataclasses.asdict(config)})
-        if average is not None and fabric.is_global_zero:
-            _save(folder / "average.pt", average.state_dict())
-        fabric.barrier()
-        fabric.save(last.with_suffix(".part"), state)
-        if fabric.is_global_zero and writer is not None:
-            last.with_suffix(".part").replace(last)
-            _report(writer, folder, line)
-    if writer is not None:
-        writer.close()
-    return line
-
-
-def _loadable(state: dict[str, Any]) -> dict[str, Any]:
-    """The objects that Fabric restores in place; plain values come back as what remains."""
-    return {key: value for key, value in state.items() if key not in ("epoch", "best")}
-
-
-def _train_epoch(
-    fabric: Fabric,
-    config: TrainConfig,
-    model: nn.Module,
-    optimizer: Optimizer,
-    schedule: LRScheduler,
-    average: AveragedModel | None,
-    loader: DataLoader[Any],
-    normalize: Any,
-    heatmap_size: tuple[int, int],
-    epoch: int,
-) -> float:
-    model.train()
-    total = torch.zeros((), device=fabric.device)
-    hidden = not fabric.is_global_zero or not os.isatty(2)
-    for batch in tqdm(loader, desc=f"epoch {epoch + 1}/{config.epochs}", disable=hidden, leave=False):
-        images, joints, weights = (batch[key].to(fabric.device) for key in ("image", "joints", "weights"))
-        targets, weights = gaussian_targets(
-            joints, weights, heatmap_size, config.sigma, unbiased=config.unbiased
+        loader = DataLoader(
+            crops,
+            config.batch_size,
+            sampler=self._sampler,
+            num_workers=config.data.workers,
+            worker_init_fn=_single_thread,
+            drop_last=True,
+            pin_memory=fabric.device.type == "cuda",
         )
-        loss = joints_mse(model(normalize(images)), targets, weights)
-        optimizer.zero_grad()
-        fabric.backward(loss)
-        optimizer.step()
-        schedule.step()
-        if average is not None:
-            average.update_parameters(_bare(model))
-        total += loss.detach()
-    mean = fabric.all_reduce(total / len(loader), reduce_op="mean")
-    value = float(mean) if isinstance(mean, Tensor) else math.nan
-    if not math.isfinite(value):
-        raise RuntimeError(f"training diverged; found a loss of {value} in epoch {epoch + 1}; lower the rate")
-    return value
+        if len(loader) == 0:
+            raise InvalidInputError(
+                f"no full batch; found {len(crops)} people for {fabric.world_size} processes and a "
+                f"batch size of {config.batch_size}; lower batch_size"
+            )
+        return loader
+
+    def restore(self, path: Path) -> None:
+        """Take up the state that `run` saved.
+
+        Raises:
+            InvalidInputError: the run was started with another configuration.
+            ModelFormatError: the file is damaged.
+        """
+        state = read_checkpoint(path)
+        self._check_same_run(path, state.get("run", {}))
+        self.network.load_state_dict(state["model"])
+        self._inner_optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self.fabric.strategy.precision.load_state_dict(state.get("scaler", {}))
+        if self.average is not None:
+            average = state.get("average") or read_checkpoint(path.with_name("average.pt"))
+            self.average.load_state_dict(average)
+        self.epoch, self.best = state["epoch"], state["best"]
+        history = self.folder / "log.jsonl"
+        if self.fabric.is_global_zero and history.is_file():
+            lines = history.read_text().splitlines()
+            kept = [line + "\n" for line in lines if json.loads(line)["epoch"] <= self.epoch]
+            history.write_text("".join(kept))
+
+    def run(self) -> dict[str, Any]:
+        """Train the epochs that are left; returns the last line of the log."""
+        writer = None
+        if self.fabric.is_global_zero:
+            writer = SummaryWriter(str(self.folder), purge_step=self.epoch + 1)
+        line: dict[str, Any] = {}
+        while self.epoch < self.config.epochs:
+            started = time.perf_counter()
+            loss = self._train_epoch()
+            self.epoch += 1
+            line = {
+                "epoch": self.epoch,
+                "loss": loss,
+                "lr": self._schedule.get_last_lr()[0],
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+            if writer is not None:
+                self._finish_epoch(line, writer)
+            self.fabric.barrier()
+        if writer is not None:
+            writer.close()
+        return line
+
+    def _train_epoch(self) -> float:
+        """One pass over the people; returns the mean loss over all processes."""
+        config, device = self.config, self.fabric.device
+        self._crops.epoch = self.epoch
+        self._sampler.set_epoch(self.epoch)
+        self._model.train()
+        total = torch.zeros((), device=device)
+        title = f"epoch {self.epoch + 1}/{config.epochs}"
+        hidden = not self.fabric.is_global_zero or not os.isatty(2)
+        for batch in tqdm(self._loader, desc=title, disable=hidden, leave=False):
+            images, joints, weights = (
+                batch[key].to(device, non_blocking=True) for key in ("image", "joints", "weights")
+            )
+            targets, weights = gaussian_targets(
+                joints, weights, self._heatmap_size, config.sigma, unbiased=config.unbiased
+            )
+            loss = joints_mse(self._model(self._normalize(images)), targets, weights)
+            self._optimizer.zero_grad()
+            self.fabric.backward(loss)
+            self._optimizer.step()
+            self._schedule.step()
+            if self.average is not None:
+                self.average.update_parameters(self.network)
+            total += loss.detach()
+        mean = self.fabric.all_reduce(total / len(self._loader), reduce_op="mean")
+        value = float(mean)  # type: ignore[arg-type]
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"training diverged in epoch {self.epoch + 1}; found a loss of {value}; lower optimizer.lr"
+            )
+        return value
+
+    def _finish_epoch(self, line: dict[str, Any], writer: SummaryWriter) -> None:
+        """Evaluate where due, then write checkpoints and the log; in the first process alone."""
+        if self.epoch == self.config.epochs or self.epoch % self.config.evaluate_every == 0:
+            network = self.network if self.average is None else self.average.module
+            accuracy = evaluate(network, self.spec, self._held_out, device=self.fabric.device)
+            line["pck"] = float(np.mean(accuracy))
+            if line["pck"] > self.best:
+                self.best = line["pck"]
+                _save(self.folder / "best.pt", {"model": network.state_dict(), "config": asdict(self.config)})
+        for key, value in line.items():
+            if key != "epoch":
+                writer.add_scalar(key, value, self.epoch)
+        writer.flush()
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        state = {
+            "model": self.network.state_dict(),
+            "optimizer": self._inner_optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "epoch": self.epoch,
+            "best": self.best,
+            "run": self._identity(),
+        }
+        _save(self.folder / "last.pt", state)
+        log.info("%s", line)
+
+    def _identity(self) -> dict[str, Any]:
+        """What must not change when a run is resumed."""
+        values = portable(self.config)
+        del values["evaluate_every"], values["weights"]
+        return {**values, "processes": self.fabric.world_size}
+
+    def _check_same_run(self, path: Path, started: dict[str, Any]) -> None:
+        now = self._identity()
+        changed = [key for key in started if started[key] != now.get(key)]
+        if changed:
+            found = ", ".join(f"{key} {now.get(key)!r} in place of {started[key]!r}" for key in changed)
+            raise InvalidInputError(
+                f"cannot resume {path} with another configuration; found {found}; resume with the same "
+                "one, or start a new run from these weights (weights: FILE)"
+            )
 
 
-def _bare(model: nn.Module) -> nn.Module:
-    """The network itself, out of Fabric's and DistributedDataParallel's wrappers."""
-    inner = getattr(model, "module", model)
-    return inner.module if isinstance(inner, nn.parallel.DistributedDataParallel) else inner
+def _single_thread(_: int) -> None:
+    """Workers are as many as there are cores to use; OpenCV's own threads do not survive a fork."""
+    cv2.setNumThreads(0)
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:
@@ -252,12 +354,3 @@ def _save(path: Path, content: dict[str, Any]) -> None:
     part = path.with_suffix(".part")
     torch.save(content, part)
     part.replace(path)
-
-
-def _report(writer: SummaryWriter, folder: Path, line: dict[str, Any]) -> None:
-    for key, value in line.items():
-        if key != "epoch":
-            writer.add_scalar(key, value, line["epoch"])
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
-    log.info("%s", line)

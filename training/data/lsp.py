@@ -1,7 +1,8 @@
-"""Leeds Sports Pose and its extension (Johnson and Everingham 2010, 2011): one person a picture, 14 joints."""
+"""Leeds Sports Pose and its extension (Johnson and Everingham 2010, 2011): a person a picture, 14 joints."""
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from edgepose.errors import InvalidInputError
 from edgepose.skeleton import lsp14
 from training.data.people import People
 
-__all__ = ["CONTEXT", "load_lsp", "load_lspet"]
+__all__ = ["CONTEXT", "load_lsp", "load_lspet", "lspet_count"]
 
 CONTEXT = 4 / 3
 """Size of a region over that of the joints' bounding box: the median of LSP's own pictures."""
@@ -29,8 +30,9 @@ def load_lsp(root: Path, first: int = 1, last: int = 1000) -> People:
     Raises:
         InvalidInputError: the folder does not hold the data set, or the range is outside of it.
     """
-    annotation = _existing(root, "joints.mat")
-    joints = scipy.io.loadmat(annotation)["joints"].transpose(2, 1, 0)
+    joints = _mat_joints(_existing(root, "joints.mat")).transpose(2, 1, 0)
+    if joints.shape[1:] != (14, 3):
+        raise InvalidInputError(f"not LSP in {root}; found joints {joints.shape}; expected (n, 14, 3)")
     _check_range(first, last, len(joints))
     joints = joints[first - 1 : last]
     paths = [root / "images" / f"im{i:04d}.jpg" for i in range(first, last + 1)]
@@ -45,22 +47,20 @@ def load_lsp(root: Path, first: int = 1, last: int = 1000) -> People:
     )
 
 
-def load_lspet(root: Path, first: int = 1, last: int = 10000, min_joints: int = 6) -> People:
+def load_lspet(root: Path, first: int = 1, last: int | None = None, min_joints: int = 6) -> People:
     """LSP Extended (training only); the region is the joints' bounding box times `CONTEXT`.
 
     Args:
         root: folder with ``joints.npz`` (key ``joints``, (n, 14, 3), third value 1 = labelled) or
             the original ``joints.mat`` (14, 3, n), and ``images/im00001.jpg``.
+        first, last: numbers of the pictures; None: to the end (10,000).
         min_joints: people with fewer labelled joints are left out.
 
     Raises:
         InvalidInputError: the folder does not hold the data set, or the range is outside of it.
     """
-    if (root / "joints.npz").is_file():
-        with np.load(root / "joints.npz") as file:
-            joints = file["joints"]
-    else:
-        joints = scipy.io.loadmat(_existing(root, "joints.mat"))["joints"].transpose(2, 0, 1)
+    joints = _lspet_joints(root)
+    last = len(joints) if last is None else last
     _check_range(first, last, len(joints))
     visible = joints[..., 2] > 0
     kept = [i for i in range(first - 1, last) if visible[i].sum() >= min_joints]
@@ -77,10 +77,53 @@ def load_lspet(root: Path, first: int = 1, last: int = 10000, min_joints: int = 
     )
 
 
+def lspet_count(root: Path) -> int:
+    """Number of annotated people of LSP Extended.
+
+    Raises:
+        InvalidInputError: the folder does not hold the data set.
+    """
+    return len(_lspet_joints(root))
+
+
+def _lspet_joints(root: Path) -> NDArray[np.float64]:
+    """Annotation (n, 14, 3); the third value is 1 where labelled."""
+    packed = root / "joints.npz"
+    try:
+        if packed.is_file():
+            with np.load(packed) as file:
+                joints = file["joints"]
+        else:
+            joints = _mat_joints(_existing(root, "joints.mat")).transpose(2, 0, 1)
+    except (KeyError, OSError, zipfile.BadZipFile) as error:
+        raise InvalidInputError(f"cannot read {packed}; {error}; it needs an array 'joints'") from error
+    if joints.shape[1:] != (14, 3):
+        raise InvalidInputError(
+            f"not LSP Extended in {root}; found joints {joints.shape}; expected (n, 14, 3)"
+        )
+    return joints
+
+
+def _mat_joints(path: Path) -> NDArray[np.float64]:
+    try:
+        joints = scipy.io.loadmat(path)["joints"]
+    except Exception as error:  # SciPy's reader has no common base of errors
+        raise InvalidInputError(
+            f"cannot read {path}; {type(error).__name__}: {error}; it needs an array 'joints': "
+            "fetch the data set again"
+        ) from error
+    if joints.ndim != 3:
+        raise InvalidInputError(f"cannot read {path}; found joints {joints.shape}; fetch the data set again")
+    return joints
+
+
 def _existing(root: Path, name: str) -> Path:
     path = root / name
     if not path.is_file():
-        raise InvalidInputError(f"no data set at {root}; {name} is missing; give the folder that holds it")
+        raise InvalidInputError(
+            f"no data set in {root}; found no {name}; let data.root or the environment variable "
+            "EDGEPOSE_DATA name the folder with lsp/ and lspet/; docs/training.md says where to get them"
+        )
     return path
 
 
@@ -92,5 +135,6 @@ def _check_range(first: int, last: int, count: int) -> None:
 def _read(path: Path) -> NDArray[Any]:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise InvalidInputError(f"cannot read picture {path}; it is missing or damaged; fetch the data set again")
+        found = "a damaged file" if path.is_file() else "no such file"
+        raise InvalidInputError(f"cannot read picture {path}; found {found}; fetch the data set again")
     return image

@@ -40,6 +40,15 @@ class People:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, chosen: slice) -> People:
+        return People(
+            self.skeleton,
+            self.images[chosen],
+            self.joints[chosen],
+            self.visible[chosen],
+            self.boxes[chosen],
+        )
+
     def __add__(self, other: People) -> People:
         if self.skeleton != other.skeleton:
             raise InvalidInputError(
@@ -58,7 +67,7 @@ class People:
 class Crops(Dataset[dict[str, Tensor]]):
     """Crops of people with their joints in pixels of the heatmap.
 
-    An item holds ``image`` (h, w, 3) uint8 BGR, ``joints`` (k, 2), ``weights`` (k). It depends on
+    An item holds ``image`` (h, w, 3) uint8 BGR, ``joints`` (k, 2), ``weights`` (k,). It depends on
     the seed, the epoch and its index alone, so a resumed run sees what an uninterrupted one sees,
     with any number of worker processes.
     """
@@ -89,8 +98,10 @@ class Crops(Dataset[dict[str, Tensor]]):
         view = View(self.centers[index], self.extents[index])
         rng = np.random.default_rng((self.seed, self.epoch, index))
         if self.augmentation is not None:
-            view = self.augmentation.sample(view, rng)
-        crop = warp(people.images[index], view_affine(view, self.input_size, self.coordinates), self.input_size)
+            labels = people.joints[index], people.visible[index]
+            view = self.augmentation.sample(view, *labels, people.skeleton, rng)
+        matrix = view_affine(view, self.input_size, self.coordinates)
+        crop = warp(people.images[index], matrix, self.input_size)
         if self.augmentation is not None:
             crop = self.augmentation.recolor(crop, rng)
         matrix = view_affine(view, self.heatmap_size, self.coordinates)

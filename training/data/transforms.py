@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -11,7 +11,22 @@ from numpy.typing import NDArray
 from edgepose.pipeline.geometry import Coordinates, crop_affine
 from edgepose.skeleton import Skeleton
 
-__all__ = ["Augmentation", "View", "mirror_joints", "view_affine", "warp"]
+__all__ = ["Augmentation", "View", "half_body", "mirror_joints", "view_affine", "warp"]
+
+HALF_BODY_MIN_JOINTS = 8
+"""People with more visible joints than this may be cut to a half."""
+HALF_BODY_CONTEXT = 1.5
+"""Size of a half body's region over that of its joints' bounding box."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Region of a picture that becomes a crop: centre and (width, height) in pixels, degrees, mirrored."""
+
+    center: NDArray[np.floating]
+    extent: NDArray[np.floating]
+    rotation: float = 0.0
+    flip: bool = False
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,7 @@ class Augmentation:
         translation: largest shift of the centre, as a share of the region's size.
         flip: probability of mirroring.
         color: largest relative change of each colour channel and of the brightness.
+        half_body: probability of cutting a person to its upper or lower half (0.3 in HRNet).
     """
 
     rotation: float = 40.0
@@ -33,12 +49,26 @@ class Augmentation:
     translation: float = 0.0
     flip: float = 0.5
     color: float = 0.0
+    half_body: float = 0.0
 
-    def sample(self, view: View, rng: np.random.Generator) -> View:
-        """Draw a random view around a given one."""
+    def sample(
+        self,
+        view: View,
+        joints: NDArray[np.floating],
+        visible: NDArray[np.floating],
+        skeleton: Skeleton,
+        rng: np.random.Generator,
+    ) -> View:
+        """Draw a random view around a given one of a person with joints (k, 2) and visibility (k,)."""
+        if self.half_body and (visible > 0).sum() > HALF_BODY_MIN_JOINTS and rng.random() < self.half_body:
+            aspect = float(view.extent[0] / view.extent[1])
+            half = half_body(joints, visible, skeleton, aspect, rng.standard_normal())
+            if half is not None:
+                view = replace(view, center=half.center, extent=half.extent)
         angle = 0.0
         if rng.random() < self.rotation_probability:
-            angle = float(np.clip(rng.standard_normal() * self.rotation, -2 * self.rotation, 2 * self.rotation))
+            limit = 2 * self.rotation
+            angle = float(np.clip(rng.standard_normal() * self.rotation, -limit, limit))
         factor = np.clip(1 + self.scale * rng.standard_normal(), 1 - self.scale, 1 + self.scale)
         shift = self.translation * rng.uniform(-1, 1, 2)
         return View(
@@ -54,17 +84,45 @@ class Augmentation:
             return crop
         gain = (1 + self.color * rng.uniform(-1, 1, 3)) * (1 + self.color * rng.uniform(-1, 1))
         table = np.clip(np.arange(256)[:, None] * gain, 0, 255).astype(np.uint8)
-        return cv2.LUT(crop, table.reshape(1, 256, 3))
+        return np.asarray(cv2.LUT(crop, table.reshape(1, 256, 3)), np.uint8)
 
 
-@dataclass(frozen=True)
-class View:
-    """Region of a picture that becomes a crop: centre and (width, height) in pixels, degrees, mirrored."""
+def half_body(
+    joints: NDArray[np.floating],
+    visible: NDArray[np.floating],
+    skeleton: Skeleton,
+    aspect: float,
+    draw: float,
+) -> View | None:
+    """View of the upper or the lower half of a person, as HRNet's data sets cut it.
 
-    center: NDArray[np.floating]
-    extent: NDArray[np.floating]
-    rotation: float = 0.0
-    flip: bool = False
+    Hips and all below are the lower half. The upper one is taken if `draw` is below 0.5; the official
+    code draws from the normal distribution there, which prefers it with a probability of 0.69. A half
+    of two joints or fewer gives way to the other one.
+
+    Args:
+        joints: (k, 2) in pixels.
+        visible: (k,), above 0 where labelled.
+        aspect: width over height of the view.
+        draw: a sample of the standard normal distribution.
+
+    Returns:
+        the view, or None where the chosen half has fewer than two joints or no extent.
+    """
+    below = ("hip", "knee", "ankle", "pelvis")
+    lower = np.array([name.endswith(below) for name in skeleton.joints])
+    shown = np.asarray(visible) > 0
+    upper_joints, lower_joints = joints[shown & ~lower], joints[shown & lower]
+    prefer_upper = draw < 0.5 and len(upper_joints) > 2
+    chosen = upper_joints if prefer_upper or len(lower_joints) <= 2 else lower_joints
+    if len(chosen) < 2:
+        return None
+    width, height = np.asarray(chosen.max(0) - chosen.min(0), np.float64)
+    width = max(width, aspect * height)
+    if width <= 0:
+        return None
+    extent = np.array([width, width / aspect]) * HALF_BODY_CONTEXT
+    return View(chosen.mean(0).astype(np.float32), extent.astype(np.float32))
 
 
 def view_affine(view: View, size: tuple[int, int], coordinates: Coordinates) -> NDArray[np.float64]:

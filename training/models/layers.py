@@ -42,10 +42,12 @@ class GlobalContext(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        n, channels = x.shape[:2]
-        mask = self.softmax(self.conv_mask(x).flatten(2))
-        context = torch.matmul(x.flatten(2), mask.transpose(1, 2)).view(n, channels, 1, 1)
-        return x + self.channel_add_conv(context)
+        # Plain ints and a free batch: the exported graph then has constant shapes in place of
+        # twenty nodes a block that compute them.
+        channels, positions = self.conv_mask.in_channels, int(x.shape[2]) * int(x.shape[3])
+        mask = self.softmax(self.conv_mask(x).reshape(-1, 1, positions))
+        context = torch.matmul(x.reshape(-1, channels, positions), mask.transpose(1, 2))
+        return x + self.channel_add_conv(context.unsqueeze(3))
 
 
 class SqueezeExcitation(nn.Module):
@@ -74,23 +76,29 @@ def residual_downsample(channels: int, out_channels: int, stride: int) -> nn.Seq
     )
 
 
-def upsample_unit(channels: int, out_channels: int, *, kernel: int, groups: int, bias: bool) -> list[nn.Module]:
+def upsample_unit(
+    channels: int, out_channels: int, *, kernel: int, groups: int, bias: bool
+) -> list[nn.Module]:
     """Stride-2 deconvolution, batch norm, ReLU.
 
     Raises:
         InvalidInputError: the kernel size is not 2, 3 or 4.
     """
     if kernel not in DECONV_PADDING:
-        raise InvalidInputError(f"deconvolution kernel {kernel} is not supported; found {kernel}; use 2, 3 or 4")
+        raise InvalidInputError(f"unknown deconvolution kernel; found {kernel}; use 2, 3 or 4")
     padding, output_padding = DECONV_PADDING[kernel]
     return [
-        nn.ConvTranspose2d(channels, out_channels, kernel, 2, padding, output_padding, groups=groups, bias=bias),
+        nn.ConvTranspose2d(
+            channels, out_channels, kernel, 2, padding, output_padding, groups=groups, bias=bias
+        ),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     ]
 
 
-def make_stage(block: type[nn.Module], channels: int, width: int, blocks: int, stride: int, **options: object) -> nn.Sequential:
+def make_stage(
+    block: type[nn.Module], channels: int, width: int, blocks: int, stride: int, **options: object
+) -> nn.Sequential:
     """Residual stage: `blocks` blocks of a width, the first of which carries the stride."""
     out_channels = width * block.expansion
     layers = [block(channels, width, stride, **options)]
@@ -117,8 +125,10 @@ def init_weights(network: nn.Module, scheme: str) -> None:
             if scheme == "normal":
                 nn.init.normal_(module.weight, std=0.001)
             else:
-                fan = module.out_channels * math.prod(module.kernel_size) / (
-                    module.groups * math.prod(module.stride) if module.transposed else module.groups
+                fan = (
+                    module.out_channels
+                    * math.prod(module.kernel_size)
+                    / (module.groups * math.prod(module.stride) if module.transposed else module.groups)
                 )
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan))
             if module.bias is not None:

@@ -1,4 +1,4 @@
-"""LPN, the Lightweight Pose Network (Zhang, Tang and Wu 2019, "Simple and Lightweight Human Pose Estimation")."""
+"""LPN, the Lightweight Pose Network (Zhang, Tang and Wu 2019, arXiv 1911.10346)."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ class LPN(nn.Module):
         self.layer4 = make_stage(LightweightBottleneck, 256, 512, blocks[3], 1, attention=kind)
         units: list[nn.Module] = []
         for channels in (512, 256):
-            units += upsample_unit(
-                channels, 256, kernel=4, groups=math.gcd(channels, 256), bias=deconv_bias
-            )
+            units += upsample_unit(channels, 256, kernel=4, groups=math.gcd(channels, 256), bias=deconv_bias)
             units += [nn.Conv2d(256, 256, 1, bias=False), nn.BatchNorm2d(256), nn.ReLU(inplace=True)]
         self.deconv_layers = nn.Sequential(*units)
         self.final_layer = nn.Conv2d(256, joints, 1)

@@ -1,0 +1,125 @@
+"""Fixtures of the training tests: one thread, a small data set, the reference outputs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason='training needs PyTorch: pip install "edgepose[training]"')
+pytest.importorskip("omegaconf", reason='training needs OmegaConf: pip install "edgepose[training]"')
+
+import torch
+import yaml
+from scipy.io import savemat
+from torch import Tensor, nn
+
+from training.models.registry import register
+
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
+
+
+class Plain(nn.Module):
+    """Three convolutions to a quarter of the input, without batch norm: any split of a batch is equal."""
+
+    def __init__(self, joints: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        self.body = nn.Conv2d(8, 8, 3, padding=1)
+        self.final_layer = nn.Conv2d(8, joints, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.final_layer(torch.relu(self.body(torch.relu(self.stem(x)))))
+
+
+@register
+def plain(joints: int = 14) -> Plain:
+    """A small network for tests."""
+    return Plain(joints)
+
+
+@pytest.fixture(scope="session")
+def fill(shared: Path) -> ModuleType:
+    """The functions that fill networks and inputs with known values."""
+    spec = importlib.util.spec_from_file_location("parity_fill", shared / "specs/parity/fill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    keep, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = keep
+    return module
+
+
+@pytest.fixture(scope="session")
+def decoding(shared: Path) -> tuple[dict[str, Any], Any]:
+    """Meta data and arrays of the official decoding."""
+    arrays = np.load(shared / "specs/parity/decode.npz")
+    return json.loads(str(arrays["meta"])), arrays
+
+
+def draw_people(count: int, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Pictures (64, 48, 3) with a bright spot per joint, and joints (count, 14, 3), all labelled."""
+    rng = np.random.default_rng(seed)
+    joints = np.ones((count, 14, 3))
+    joints[..., :2] = rng.uniform([6, 6], [42, 58], (count, 14, 2))
+    images = []
+    for person in joints:
+        image = rng.integers(0, 60, (64, 48, 3), np.uint8)
+        for x, y, _ in person:
+            cv2.circle(image, (round(x), round(y)), 2, (40, 220, 250), -1)
+        images.append(image)
+    return images, joints
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with 10 people as LSP and 24 as LSPet."""
+    root = tmp_path_factory.mktemp("data")
+    for name, count, digits in (("lsp", 10, 4), ("lspet", 24, 5)):
+        images, joints = draw_people(count, seed=count)
+        (root / name / "images").mkdir(parents=True)
+        for i, image in enumerate(images, 1):
+            cv2.imwrite(str(root / name / "images" / f"im{i:0{digits}d}.jpg"), image)
+        if name == "lsp":
+            joints[..., 2] = 0  # occluded: no
+            savemat(root / name / "joints.mat", {"joints": joints.transpose(2, 1, 0)})
+        else:
+            np.savez(root / name / "joints.npz", joints=joints.astype(np.float32))
+    return root
+
+
+@pytest.fixture
+def write_config(small_data: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Write the YAML of a run of a few seconds on the small data; keywords change fields."""
+
+    def write(**changes: Any) -> Path:
+        fields: dict[str, Any] = {
+            "name": "tiny",
+            "model": "plain",
+            "init": "kaiming",
+            "input_size": [32, 32],
+            "data": {"root": str(small_data), "lsp": False, "validation": 8},
+            "optimizer": {"name": "adam", "lr": 0.01},
+            "epochs": 3,
+            "batch_size": 4,
+            "output": str(tmp_path / "runs"),
+        }
+        fields["data"].update(changes.pop("data", {}))
+        fields.update(changes)
+        path = tmp_path / f"{fields['name']}.yaml"
+        path.write_text(yaml.safe_dump(fields))
+        return path
+
+    return write
