@@ -192,7 +192,7 @@ def test_a_video_cut_short_is_reported(model: str, video: Path, capsys: pytest.C
         (["spots.png", "--model", "bad.onnx"], "not a complete ONNX"),
         (["spots.png", "--model", "bare.onnx"], "no edgepose ModelSpec"),
         (["spots.png", "--device", "tpu"], "unknown device"),
-        (["spots.png", "--format", "csv", "-o", "folder.json"], "it is a directory"),
+        (["spots.png", "--format", "csv", "-o", "folder"], "it is a directory"),
         (["spots.png", "-o", "spots.png"], "it is the source itself"),
         (["spots.png", "--boxes", "missing.json"], "cannot read boxes"),
         (["spots.png", "--boxes", "bad.onnx"], "cannot read boxes"),
@@ -211,7 +211,7 @@ def test_failures_are_one_line_and_exit_code_1(
     }.items():  # fmt: skip
         Path(name).write_bytes(content)
     color_model(Path("bare.onnx"), metadata={})
-    Path("folder.json").mkdir()
+    Path("folder").mkdir()
     if "--model" not in arguments:
         arguments = [*arguments, "--model", model]
     assert main(["predict", *arguments]) == 1
