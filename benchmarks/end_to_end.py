@@ -44,7 +44,7 @@ def main() -> None:
         spec = read_model_spec(path)
         size = "x".join(map(str, spec.input_size))
         print(
-            f"{spec.name}, {len(spec.skeleton)} joints, {size}; boxes on a picture of {FRAME[1]}x{FRAME[0]}.\n"
+            f"{spec.name}, {len(spec.skeleton)} joints, {size}; boxes on a {FRAME[1]}x{FRAME[0]} picture.\n"
         )
         rows = []
         for threads in arguments.threads:

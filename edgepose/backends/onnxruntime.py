@@ -82,7 +82,7 @@ class OnnxRuntimeBackend:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        # Not session.set_denormal_as_zero: it would change the floating-point mode of the caller's thread.
         # Threads may spin for work within a run, but not between runs, where they would burn a core.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         providers: list[Any] = [(provider, provider_options)]

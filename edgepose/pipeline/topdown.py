@@ -164,6 +164,7 @@ class TopDown:
             self._backend.run(mirrored)["heatmaps"],
             self._spec.skeleton.flip_permutation,
             self._spec.coordinates == "legacy",
+            out=heatmaps if heatmaps.dtype == np.float32 else None,
         )
 
     def _decode(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,22 @@ def test_runs_any_batch(tmp_path: Path) -> None:
     expected = {"name": "onnxruntime", "version": ort.__version__, "device": "cpu", "threads": 1}
     assert backend.describe() == expected
     backend.close()
+
+
+def test_the_callers_arithmetic_stays_as_it_is(tmp_path: Path) -> None:
+    """ONNX Runtime can flush subnormal numbers to zero, and does so in the calling thread for good."""
+    code = f"""
+import pathlib, numpy as np
+from edgepose.backends import open_backend
+backend = open_backend(pathlib.Path({str(color_model(tmp_path / "a.onnx"))!r}), device="cpu")
+backend.run(np.zeros((1, 3, 64, 48), np.float32))
+print(np.float32(1e-38) * np.float32(0.1) > 0)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment, check=False
+    )
+    assert done.stdout.strip() == "True", done.stderr
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "", "CPU"])
