@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _codecs
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -50,11 +51,12 @@ def read_checkpoint(path: str | PathLike[str]) -> Any:
         with torch.serialization.safe_globals(_plain_numpy()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("Please file", maxsplit=1)[0]
-        refused = [line.strip() for line in reason.splitlines() if "GLOBAL" in line or "global" in line]
+        text = str(error)
+        patterns = (r"(Unsupported global: \S+ \S+)", r"WeightsUnpickler error:\s*(.+)", r"(.{1,200})")
+        found = next(match[1] for p in patterns if (match := re.search(p, text)))
         raise ModelFormatError(
-            f"cannot read checkpoint {path}; {(refused or reason.splitlines())[0][:200]}; it is damaged, or "
-            "holds objects whose code is not run for safety: save its state dict alone"
+            f"cannot read checkpoint {path}; {found}; it is damaged, or holds objects whose code is not run "
+            "for safety: save its state dict alone"
         ) from error
     except Exception as error:  # a damaged file can fail anywhere in PyTorch's reader
         raise ModelFormatError(

@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from edgepose.errors import InvalidInputError
 from edgepose.skeleton import SKELETONS
@@ -129,9 +130,7 @@ def load_config(path: str | PathLike[str], overrides: list[str] | None = None) -
         if absent:
             raise ValueError(f"found no {', '.join(sorted(absent))}")
         config = OmegaConf.to_object(merged)
-    except Exception as error:
-        if not isinstance(error, (OmegaConfBaseException, ValueError, OSError, _yaml_error())):
-            raise
+    except (OmegaConfBaseException, YAMLError, ValueError, TypeError, OSError) as error:
         text = " ".join(str(error).split("\n    ")[0].split())
         raise InvalidInputError(
             f"configuration {path} is not usable; {text}; the fields are those of training/config.py"
@@ -148,12 +147,6 @@ def portable(config: TrainConfig) -> dict[str, Any]:
     if config.weights:
         values["weights"] = Path(config.weights).name
     return values
-
-
-def _yaml_error() -> type[Exception]:
-    import yaml
-
-    return yaml.YAMLError
 
 
 _CHOICES = {

@@ -28,10 +28,12 @@ def gaussian_targets(
     """
     height, width = size
     radius = 3 * sigma
-    # The official rounding truncates towards zero after adding a half.
+    # The official rounding truncates towards zero after adding a half, and a window that ends one
+    # pixel before the map still counts.
     centers = joints if unbiased else torch.trunc(joints + 0.5)
+    first = 0 if unbiased else -1
     limits = torch.tensor([width, height], device=joints.device)
-    inside = ((centers + radius >= 0) & (centers - radius < limits)).all(-1)
+    inside = ((centers + radius >= first) & (centers - radius < limits)).all(-1)
     weights = weights * inside
     axes = []
     for axis, length in ((1, height), (0, width)):
