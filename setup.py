@@ -36,40 +36,43 @@ class CMakeBuild(build_ext):
     """Builds `CMakeExtension`s."""
 
     def build_extension(self, ext: Extension) -> None:
-        module = Path(self.get_ext_fullpath(ext.name)).resolve()
-        note = module.parent / f"{ext.name.rpartition('.')[2]}_skipped.txt"  # the package tells the user
+        module, note = self._products(ext)
         note.unlink(missing_ok=True)
         if MODE == "off":
             self._skip(ext, note, "EDGEPOSE_NATIVE=off when edgepose was installed")
             return
         try:
-            self._run_cmake(ext, module.parent)
+            self._run_cmake(ext, module.parent.resolve())
         except CompileError as error:
             if MODE == "on":
                 raise
             self._skip(ext, note, str(error))
 
     def get_outputs(self) -> list[str]:
-        # What was built, and the note about what was not: an editable install records both.
-        outputs = []
-        for ext in self.extensions:
-            module = Path(self.get_ext_fullpath(ext.name))
-            note = module.parent / f"{ext.name.rpartition('.')[2]}_skipped.txt"
-            outputs += [str(path) for path in (module, note) if path.exists()]
-        return outputs
+        # What was built, and the note about what was not.
+        return [str(path) for ext in self.extensions for path in self._products(ext) if path.exists()]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}
 
     def copy_extensions_to_source(self) -> None:
-        # Editable installs build straight into the source tree.
-        pass
+        # An editable install serves from the source tree.
+        for ext in self.extensions:
+            for built in self._products(ext):
+                served = ROOT / built.relative_to(self.build_lib)
+                served.unlink(missing_ok=True)
+                if built.exists():
+                    shutil.copy2(built, served)
+
+    def _products(self, ext: Extension) -> tuple[Path, Path]:
+        """The module, and the note that tells the user why it was skipped."""
+        module = Path(self.build_lib, self.get_ext_filename(ext.name))
+        return module, module.with_name(f"{ext.name.rpartition('.')[2]}_skipped.txt")
 
     def _skip(self, ext: Extension, note: Path, reason: str) -> None:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(reason + "\n", "utf-8")
-        print(f"edgepose: {ext.name} skipped: {reason}", file=sys.stderr)
-        print("edgepose: numba or numpy will serve instead, slower", file=sys.stderr)
+        self.warn(f"{ext.name} skipped, numba or numpy will serve instead, slower: {reason}")
 
     def _run_cmake(self, ext: Extension, target: Path) -> None:
         cmake = _cmake()

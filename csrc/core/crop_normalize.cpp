@@ -38,21 +38,18 @@ struct Range {
   int begin, end;
 };
 
-// The x in [0, count) for which slope * x + start lies in [0, last).
-Range columns_inside(double slope, double start, int last, int count) {
+inline double position(double slope, double start, int x) { return slope * x + start; }
+
+// The x in [0, count) for which position(slope, start, first + x) lies in [0, last).
+Range columns_inside(double slope, double start, int first, int count, int last) {
   const auto inside = [&](int x) {
-    const double at = slope * x + start;
+    const double at = position(slope, start, first + x);
     return at >= 0 && at < last;
   };
   if (slope == 0) return {0, inside(0) ? count : 0};
-  double first = -start / slope, final = (last - start) / slope;
-  if (first > final) {
-    const double swapped = first;
-    first = final;
-    final = swapped;
-  }
+  const double at_zero = -start / slope - first, at_last = (last - start) / slope - first;
   const auto bounded = [&](double x) { return x < 0 ? 0 : x > count ? count : static_cast<int>(x); };
-  int begin = bounded(first), end = bounded(final);
+  int begin = bounded(slope > 0 ? at_zero : at_last), end = bounded(slope > 0 ? at_last : at_zero);
   // Division and multiplication round differently: settle the ends by the exact test.
   while (begin > 0 && inside(begin - 1)) --begin;
   while (begin < count && begin <= end && !inside(begin)) ++begin;
@@ -103,12 +100,12 @@ struct Columns {
 void prepare(double slope, double start, int first, int count, int image_width, Columns& columns) {
   columns.count = count;
   for (int x = 0; x < count; ++x) {
-    const Tap at = tap(slope * (first + x) + start, image_width);
+    const Tap at = tap(position(slope, start, first + x), image_width);
     columns.index[x] = at.index;
     columns.offset[x] = 3 * at.index;
     columns.along[x] = at.along;
   }
-  columns.inside = columns_inside(slope, slope * first + start, image_width - 1, count);
+  columns.inside = columns_inside(slope, start, first, count, image_width - 1);
 }
 
 // One image row, interpolated at the columns; channel c at planes[c * kTile].
@@ -166,7 +163,7 @@ void crop_upright(const Image& image, const double* m, const CropOptions& option
       const int above = row_id(at.index), below = row_id(at.index + 1);
       const int upper = held[1] == above || (held[0] == below && held[0] != above) ? 1 : 0;
       hold(upper, above);
-      const int lower = above == below ? upper : 1 - upper;
+      const int lower = 1 - upper;
       hold(lower, below);
       float* to = out + static_cast<std::ptrdiff_t>(y) * options.width + first;
       for (int c = 0; c < 3; ++c) {
@@ -198,8 +195,8 @@ void crop_general(const Image& image, const double* m, const CropOptions& option
       const int count = options.width - first < kTile ? options.width - first : kTile;
       float* to = out + static_cast<std::ptrdiff_t>(y) * options.width + first;
       const auto one = [&](int x) {
-        const Tap across = tap(m[0] * (first + x) + start_x, image.width);
-        const Tap down = tap(m[3] * (first + x) + start_y, image.height);
+        const Tap across = tap(position(m[0], start_x, first + x), image.width);
+        const Tap down = tap(position(m[3], start_y, first + x), image.height);
         const std::uint8_t *above = row_of(image, down.index), *below = row_of(image, down.index + 1);
         for (int c = 0; c < 3; ++c) {
           const int from = norm.source[c], left = across.index;
@@ -212,14 +209,14 @@ void crop_general(const Image& image, const double* m, const CropOptions& option
       };
       Range inside{0, 0};
       if (addressable) {
-        const Range across = columns_inside(m[0], m[0] * first + start_x, image.width - 1, count);
-        const Range down = columns_inside(m[3], m[3] * first + start_y, image.height - 1, count);
+        const Range across = columns_inside(m[0], start_x, first, count, image.width - 1);
+        const Range down = columns_inside(m[3], start_y, first, count, image.height - 1);
         inside = {across.begin > down.begin ? across.begin : down.begin,
                   across.end < down.end ? across.end : down.end};
         if (inside.end < inside.begin) inside = {0, 0};
       }
       for (int x = inside.begin; x < inside.end; ++x) {
-        const double at_x = m[0] * (first + x) + start_x, at_y = m[3] * (first + x) + start_y;
+        const double at_x = position(m[0], start_x, first + x), at_y = position(m[3], start_y, first + x);
         const auto left = static_cast<std::int32_t>(at_x), top = static_cast<std::int32_t>(at_y);
         row.offset[x] = top * stride + 3 * left;
         row.along_x[x] = static_cast<float>(at_x - left);

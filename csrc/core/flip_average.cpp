@@ -5,12 +5,6 @@
 namespace edgepose::EDGEPOSE_ISA {
 namespace {
 
-inline Floats reversed(Floats v) {
-  Floats r;
-  for (int i = 0; i < kLanes; ++i) r[i] = v[kLanes - 1 - i];
-  return r;
-}
-
 // out[x] = (own[x] + last[-x]) / 2 for `count` pixels
 template <class T>
 void average(const T* own, const T* last, int count, float* out) {

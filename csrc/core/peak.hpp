@@ -33,8 +33,12 @@ inline Peak find_peak(const T* map, std::ptrdiff_t size) {
   }
   if (best == -kInfinity) return {best, 0};
   const Floats target = broadcast(best);
-  i = 0;
-  while (i + kLanes <= size && !any_reaches(load(map + i), target)) i += kLanes;
+  const Floats lowest = broadcast(-kInfinity);
+  for (i = 0; i + 4 * kLanes <= size; i += 4 * kLanes) {
+    Floats block = larger(load(map + i), lowest);
+    for (int part = 1; part < 4; ++part) block = larger(load(map + i + part * kLanes), block);
+    if (any_reaches(block, target)) break;
+  }
   while (!(widen(map[i]) >= best)) ++i;
   return {best, i};
 }

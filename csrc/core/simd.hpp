@@ -103,10 +103,26 @@ inline Floats keep_reaching(Floats key, Floats limit, Floats v) {
 }
 
 inline float sum(Floats v) {
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) v[i] += v[i + half];
-  }
-  return v[0];
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#elif defined(__AVX2__)
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
+}
+
+inline Floats reversed(Floats v) {
+#if defined(__AVX512F__)
+  const __m512i order = _mm512_setr_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  return (Floats)_mm512_permutexvar_ps(order, (__m512)v);
+#elif defined(__AVX2__)
+  return (Floats)_mm256_permutevar8x32_ps((__m256)v, _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0));
+#else
+  return Floats{v[3], v[2], v[1], v[0]};
+#endif
 }
 
 // e^x for -87 < x <= 0, within 2 units in the last place, and exactly 1 for 0.

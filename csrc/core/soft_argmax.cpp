@@ -19,7 +19,7 @@ struct RowSums {
 };
 
 // Moments of the weights exp(beta (map - peak)) about a pixel. Weights fall off so fast that most
-// vectors of a peaked map hold none: one comparison skips them.
+// rows of a peaked map hold none: one comparison skips them.
 template <class T>
 Moments moments(const T* map, int height, int width, float peak_value, float beta, int column, int row) {
   const Floats peak = broadcast(peak_value);
@@ -30,23 +30,16 @@ Moments moments(const T* map, int height, int width, float peak_value, float bet
   Moments sums;
   for (int y = 0; y < height; ++y) {
     const T* values = map + static_cast<std::ptrdiff_t>(y) * width;
+    Floats rest = broadcast(-kInfinity);
+    for (int x = whole; x < width; ++x) rest[x - whole] = widen(values[x]);
+    Floats largest = larger(rest, broadcast(-kInfinity));
+    for (int x = 0; x < whole; x += kLanes) largest = larger(load(values + x), largest);
+    if (!any_reaches(largest, limit)) continue;
     RowSums row_sums;
-    bool found = false;
     for (int x = 0; x < whole; x += kLanes) {
-      const Floats v = load(values + x);
-      if (!any_reaches(v, limit)) continue;
-      row_sums.add(v, limit, peak, beta, lane + static_cast<float>(x - column));
-      found = true;
+      row_sums.add(load(values + x), limit, peak, beta, lane + static_cast<float>(x - column));
     }
-    if (whole < width) {
-      Floats v = broadcast(-kInfinity);
-      for (int x = whole; x < width; ++x) v[x - whole] = widen(values[x]);
-      if (any_reaches(v, limit)) {
-        row_sums.add(v, limit, peak, beta, lane + static_cast<float>(whole - column));
-        found = true;
-      }
-    }
-    if (!found) continue;
+    if (whole < width) row_sums.add(rest, limit, peak, beta, lane + static_cast<float>(whole - column));
     const double total = sum(row_sums.total), first = sum(row_sums.x), dy = y - row;
     sums.total += total;
     sums.x += first;

@@ -3,9 +3,9 @@
 Each op exists as C++ (``"native"``), numba and numpy, with one contract that
 `edgepose.kernels.reference` specifies: read there what each op does, for every input.
 
-The functions of this module use the fastest implementation that is there, or what the environment
-variable ``EDGEPOSE_KERNELS`` or `use` says. Code that should not depend on that global choice holds
-a `Kernels` of its own, from `get`::
+The functions of this module use what `use` says, else what the environment variable
+``EDGEPOSE_KERNELS`` names, else the fastest implementation that is there. Code that should not
+depend on that global choice holds a `Kernels` of its own, from `get`::
 
     kernels = edgepose.kernels.get("native")
     coords, scores, covariance = kernels.soft_argmax(heatmaps)
@@ -148,19 +148,21 @@ def get(kernels: str = "auto") -> Kernels:
     """The ops of one implementation, or of the fastest that is there.
 
     Args:
-        kernels: ``"auto"``, ``"native"``, ``"numba"`` or ``"numpy"``. ``"auto"`` warns once per
-            process where the native kernels cannot serve, with the reason and the remedy.
+        kernels: ``"native"``, ``"numba"``, ``"numpy"``, or ``"auto"``: what the environment variable
+            ``EDGEPOSE_KERNELS`` names, else the fastest that is there, with one warning per
+            process where that is not the native one.
 
     Raises:
         InvalidInputError: no such name.
         BackendUnavailableError: the implementation that was asked for cannot serve.
     """
+    asked = f"kernels={kernels!r}"
+    if kernels == "auto" and (wanted := os.environ.get("EDGEPOSE_KERNELS")):
+        kernels, asked = wanted, f"EDGEPOSE_KERNELS={wanted}"
     if kernels == "auto":
         return _automatic()
     if kernels not in IMPLEMENTATIONS:
-        raise InvalidInputError(
-            f"no such kernels; found {kernels!r}; use 'auto', {', '.join(map(repr, IMPLEMENTATIONS))}"
-        )
+        raise InvalidInputError(f"no such kernels; found {asked}; use auto, {', '.join(IMPLEMENTATIONS)}")
     try:
         module = _load(kernels)
     except ImportError as error:
@@ -229,7 +231,7 @@ _current: Kernels | None = None
 def _serving() -> Kernels:
     global _current
     if _current is None:
-        _current = get(os.environ.get("EDGEPOSE_KERNELS") or "auto")
+        _current = get()
     return _current
 
 

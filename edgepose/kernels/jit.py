@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.kernels import _checks
+from edgepose.kernels._checks import Maps
 from edgepose.kernels.reference import (
     LOG_FLOOR,
     MAX_CONDITION,
@@ -23,7 +24,6 @@ from edgepose.kernels.reference import (
     ROUNDING_STEP,
     WEIGHT_CUTOFF,
     Array,
-    Maps,
 )
 
 __all__ = ["argmax_offset", "crop_normalize", "flip_average", "quarter_offset", "soft_argmax"]
@@ -37,9 +37,10 @@ MAX_OFFSET_SHARE = 15.0 / 16.0
 
 def _compile(function: F) -> F:
     try:
-        return numba.njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
+        compiled: Any = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # numba found no place to cache in
-        return numba.njit(nogil=True)(function)  # type: ignore[no-any-return]
+        compiled = numba.njit(nogil=True)(function)
+    return compiled  # type: ignore[no-any-return]
 
 
 @_compile

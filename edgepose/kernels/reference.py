@@ -295,7 +295,7 @@ def _quarter_step(values: Array, points: Array) -> Array:
         inside = ((pixel > 1) & (pixel < [width - 1, height - 1])).all(axis=1)
     at = np.flatnonzero(inside)
     x, y = pixel[at].astype(np.int64).T
-    result = points.copy()
+    result: Array = points.copy()
     for axis, dx, dy in ((0, 1, 0), (1, 0, 1)):
         after, before = values[at, y + dy, x + dx], values[at, y - dy, x - dx]
         step = (after > before).astype(np.float32) - (after < before).astype(np.float32)
@@ -327,6 +327,5 @@ def _taylor_step(
         usable = (xx < -MIN_CURVATURE) & (yy < -MIN_CURVATURE) & (determinant > MAX_CONDITION * (xx * yy))
         step = np.stack([(xy * gy - yy * gx) / determinant, (xy * gx - xx * gy) / determinant], axis=1)
         usable &= np.isfinite(step).all(axis=1)
-    step = np.clip(np.where(usable[:, None], step, 0.0), -MAX_TAYLOR_STEP, MAX_TAYLOR_STEP)
-    result[at] = step
+    result[at] = np.clip(np.where(usable[:, None], step, 0.0), -MAX_TAYLOR_STEP, MAX_TAYLOR_STEP)
     return result
