@@ -101,7 +101,11 @@ def resolve_model(model: str | os.PathLike[str] | None) -> Path:
     """
     name = DEFAULT_MODEL if model is None else os.fspath(model)
     path = Path(name)
-    if isinstance(name, str) and not path.suffix and path.name == name and not path.exists():
+    try:
+        exists, is_file = path.exists(), path.is_file()
+    except OSError as error:  # for instance a name that is too long
+        raise ModelNotFoundError(f"model not found: {name}; {error.strerror}; check the path") from error
+    if not exists and not path.suffix and path.name == name:
         packaged = MODELS / f"{name}.onnx"
         if not packaged.is_file():
             names = ", ".join(sorted(file.stem for file in MODELS.glob("*.onnx"))) or "none"
@@ -110,8 +114,8 @@ def resolve_model(model: str | os.PathLike[str] | None) -> Path:
                 "path of an .onnx file"
             )
         return packaged
-    if not path.is_file():
-        found = "a directory" if path.is_dir() else "no such file"
+    if not is_file:
+        found = "a directory" if exists else "no such file"
         raise ModelNotFoundError(f"model not found: {name}; found {found}; check the path")
     return path.resolve()
 

@@ -131,6 +131,13 @@ def open_source(source: SourceLike, on_skip: OnSkip | None = None) -> FrameSourc
             "a BGR uint8 array or a list of those"
         )
     name = os.fspath(source)
+    try:
+        return _open_path(name, on_skip)
+    except OSError as error:  # for instance no permission, or a name that is too long
+        raise InvalidInputError(f"cannot open {name}; {error.strerror}; check the path") from error
+
+
+def _open_path(name: str, on_skip: OnSkip | None) -> FrameSource:
     path = Path(name)
     if name.isdecimal() and not path.exists():
         return _camera(int(name), on_skip)

@@ -374,6 +374,7 @@ def test_the_environment_chooses_the_kernels(model: Path, monkeypatch: pytest.Mo
         ("a.onnx", None, ModelNotFoundError, "no such file"),
         ("a.pth", b"x", ModelFormatError, "export"),
         ("folder", "folder", ModelNotFoundError, "directory"),
+        ("x" * 5000, None, ModelNotFoundError, "too long"),
     ],
 )
 def test_unusable_models(tmp_path: Path, name: str, content: Any, error: Any, words: str) -> None:

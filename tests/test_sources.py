@@ -238,6 +238,7 @@ def test_a_damaged_video_loses_nothing_silently(shared: Path, tmp_path: Path) ->
         ("text.mp4", b"hello", "no video"),
         ("empty.mp4", b"", "no video"),
         ("none*.jpg", None, "no file matches"),
+        ("x" * 5000, None, "too long"),
     ],
 )
 def test_unusable_sources(tmp_path: Path, name: str, content: bytes | None, words: str) -> None:

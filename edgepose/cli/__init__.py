@@ -44,6 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"edgepose: cannot write; {error}; check the path and the disk", file=sys.stderr)
+        print(f"edgepose: cannot read or write; {error}; check the path and the disk", file=sys.stderr)
         return 1
     return code
