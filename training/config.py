@@ -131,7 +131,8 @@ def load_config(path: str | PathLike[str], overrides: list[str] | None = None) -
             raise ValueError(f"found no {', '.join(sorted(absent))}")
         config = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, YAMLError, ValueError, TypeError, OSError) as error:
-        text = " ".join(str(error).split("\n    ")[0].split())
+        field_name = getattr(error, "full_key", None)
+        text = (f"{field_name}: " if field_name else "") + " ".join(str(error).split("\n    ")[0].split())
         raise InvalidInputError(
             f"configuration {path} is not usable; {text}; the fields are those of training/config.py"
         ) from error

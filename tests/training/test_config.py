@@ -66,7 +66,7 @@ def test_what_is_stored_with_a_model_names_no_folder(write_config: Write, tmp_pa
     ("override", "message"),
     [
         ("epoch=3", "'epoch'"),
-        ("epochs=many", "epochs|many"),
+        ("epochs=many", "epochs: Value 'many'"),
         ("epochs=0", "epochs is not usable; found 0; give a whole number from 1"),
         ("ema=1", "ema is not usable; found 1.0"),
         ("color=gray", "color is not usable; found 'gray'; give one of rgb, bgr"),

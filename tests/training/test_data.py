@@ -70,7 +70,7 @@ def test_unusable_data_sets(small_data: Path, tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError, match=r"found no joints\.mat; .*EDGEPOSE_DATA"):
             load(tmp_path)
     (tmp_path / "joints.mat").write_bytes(b"no MATLAB file")
-    with pytest.raises(InvalidInputError, match="cannot read .*fetch the data set again"):
+    with pytest.raises(InvalidInputError, match=r"cannot read .*fetch the data set again"):
         load_lsp(tmp_path)
     shutil.copy(small_data / "lsp/joints.mat", tmp_path)
     with pytest.raises(InvalidInputError, match=r"found joints \(10, 3, 14\); expected \(n, 14, 3\)"):

@@ -132,7 +132,7 @@ def test_registry_names_what_there_is() -> None:
     depths = (50, 101, 152)
     wanted = {f"{family}{depth}" for family in ("lpn", "simplebaseline") for depth in depths}
     assert wanted <= set(names())
-    with pytest.raises(InvalidInputError, match="unknown network 'lpn5'.*did you mean 'lpn50'"):
+    with pytest.raises(InvalidInputError, match=r"unknown network 'lpn5'.*did you mean 'lpn50'"):
         create("lpn5")
     with pytest.raises(InvalidInputError, match="no option joint; it takes joints, attention"):
         create("lpn50", joint=3)

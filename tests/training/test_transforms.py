@@ -48,7 +48,7 @@ def official_rotation(view: View, size: tuple[int, int]) -> np.ndarray:
     ):
         second = first + step
         difference = first - second
-        points.append(np.float32([first, second, second + [-difference[1], difference[0]]]))
+        points.append(np.float32([first, second, second + np.array([-difference[1], difference[0]])]))
     return cv2.getAffineTransform(points[1], points[0])
 
 
