@@ -55,6 +55,20 @@ class CMakeBuild(build_ext):
     def get_output_mapping(self) -> dict[str, str]:
         return {}
 
+    def copy_extensions_to_source(self) -> None:
+        # An editable install serves from the source tree.
+        for ext in self.extensions:
+            for built in self._products(ext):
+                served = ROOT / built.relative_to(self.build_lib)
+                served.unlink(missing_ok=True)
+                if built.exists():
+                    shutil.copy2(built, served)
+
+    def _products(self, ext: Extension) -> tuple[Path, Path]:
+        """The module, and the note that tells the user why it was skipped."""
+        module = Path(self.build_lib, self.get_ext_filename(ext.name))
+        return module, module.with_name(f"{ext.name.rpartition('.')[2]}_skipped.txt")
+
     def _skip(self, ext: Extension, note: Path, reason: str) -> None:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(reason + "\n", "utf-8")
