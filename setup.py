@@ -35,6 +35,10 @@ class CMakeExtension(Extension):
 class CMakeBuild(build_ext):
     """Builds `CMakeExtension`s."""
 
+    def run(self) -> None:
+        for ext in self.extensions:
+            self.build_extension(ext)
+
     def build_extension(self, ext: Extension) -> None:
         module, note = self._products(ext)
         note.unlink(missing_ok=True)
@@ -49,24 +53,14 @@ class CMakeBuild(build_ext):
             self._skip(ext, note, str(error))
 
     def get_outputs(self) -> list[str]:
-        # What was built, and the note about what was not.
         return [str(path) for ext in self.extensions for path in self._products(ext) if path.exists()]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}
 
-    def copy_extensions_to_source(self) -> None:
-        # An editable install serves from the source tree.
-        for ext in self.extensions:
-            for built in self._products(ext):
-                served = ROOT / built.relative_to(self.build_lib)
-                served.unlink(missing_ok=True)
-                if built.exists():
-                    shutil.copy2(built, served)
-
     def _products(self, ext: Extension) -> tuple[Path, Path]:
-        """The module, and the note that tells the user why it was skipped."""
-        module = Path(self.build_lib, self.get_ext_filename(ext.name))
+        """The module, and the note that says why there is none."""
+        module = Path(self.get_ext_fullpath(ext.name))
         return module, module.with_name(f"{ext.name.rpartition('.')[2]}_skipped.txt")
 
     def _skip(self, ext: Extension, note: Path, reason: str) -> None:
