@@ -102,7 +102,7 @@ def _export(options: argparse.Namespace) -> None:
 
 def _trained(options: argparse.Namespace) -> tuple[TrainConfig, nn.Module, dict[str, Any]]:
     """The configuration, the network with its weights, and where these come from."""
-    from training.checkpoints import load_weights
+    from training.checkpoints import load_weights, read_checkpoint
     from training.config import load_config, portable
     from training.models import create
 
@@ -114,8 +114,9 @@ def _trained(options: argparse.Namespace) -> tuple[TrainConfig, nn.Module, dict[
         "weights": path.name,
         "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    if not options.weights:  # trained by this configuration
-        provenance["config"] = portable(config)
+    content = read_checkpoint(path)
+    if isinstance(content.get("config"), dict):  # a best.pt says how it was trained
+        provenance["config"] = portable(content["config"])
     return config, network, provenance
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -141,12 +143,14 @@ def load_config(path: str | PathLike[str], overrides: list[str] | None = None) -
     return config
 
 
-def portable(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as plain values, without what holds on this machine alone."""
-    values = asdict(config)
-    del values["output"], values["data"]["root"], values["data"]["workers"]
-    if config.weights:
-        values["weights"] = Path(config.weights).name
+def portable(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, or its values in a checkpoint, without what holds on one machine alone."""
+    values = asdict(config) if isinstance(config, TrainConfig) else copy.deepcopy(dict(config))
+    values.pop("output", None)
+    for key in ("root", "workers"):
+        values.get("data", {}).pop(key, None)
+    if values.get("weights"):
+        values["weights"] = Path(values["weights"]).name
     return values
 
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from edgepose.errors import EdgePoseError, InvalidInputError
+from edgepose.errors import EdgePoseError, InvalidInputError, ModelFormatError
 from training.checkpoints import load_weights, read_checkpoint
 from training.config import TrainConfig, portable
 from training.data.lsp import load_lsp, load_lspet, lspet_count
@@ -225,17 +225,18 @@ class Trainer:
 
         Raises:
             InvalidInputError: the run was started with another configuration.
-            ModelFormatError: the file is damaged.
+            ModelFormatError: the file is damaged, or not the state of a run.
         """
         state = read_checkpoint(path)
-        self._check_same_run(path, state.get("run", {}))
+        if "run" not in state:
+            raise ModelFormatError(f"cannot resume {path}; found no state of a run; give its last.pt")
+        self._check_same_run(path, state["run"])
         self.network.load_state_dict(state["model"])
         self._inner_optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
-        self.fabric.strategy.precision.load_state_dict(state.get("scaler", {}))
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
         if self.average is not None:
-            average = state.get("average") or read_checkpoint(path.with_name("average.pt"))
-            self.average.load_state_dict(average)
+            self.average.load_state_dict(state["average"])
         self.epoch, self.best = state["epoch"], state["best"]
         history = self.folder / "log.jsonl"
         if self.fabric.is_global_zero and history.is_file():
@@ -306,7 +307,9 @@ class Trainer:
             line["pck"] = float(np.mean(accuracy))
             if line["pck"] > self.best:
                 self.best = line["pck"]
-                _save(self.folder / "best.pt", {"model": network.state_dict(), "config": asdict(self.config)})
+                _save(
+                    self.folder / "best.pt", {"model": network.state_dict(), "config": portable(self.config)}
+                )
         for key, value in line.items():
             if key != "epoch":
                 writer.add_scalar(key, value, self.epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def test_what_is_stored_with_a_model_names_no_folder(write_config: Write, tmp_pa
     assert values["weights"] == "stage0.pt"
     assert str(tmp_path) not in str(values)
     assert values["optimizer"]["lr"] == 0.01
+    assert config.data.root
+    assert portable(values) == portable(dataclasses.asdict(config)) == values
 
 
 @pytest.mark.parametrize(

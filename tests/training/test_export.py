@@ -129,6 +129,11 @@ def test_trained_run_exports(write_config: Write, tmp_path: Path, capsys: pytest
     assert spec.provenance["weights"] == "best.pt"
     assert len(spec.provenance["weights_sha256"]) == 64
     assert str(tmp_path) not in spec.to_json()
+    best = tmp_path / "runs/tiny/best.pt"
+    arguments = ["export", str(config), "name=other", "output=/nowhere", "--weights", str(best)]
+    assert main([*arguments, "-o", str(output)]) == 0
+    assert read_spec(output).name == "other"
+    assert read_spec(output).provenance["config"]["name"] == "tiny"
     for content in ("[1]", "{"):
         notes.write_text(content)
         assert main(["export", str(config), "-o", str(output), "--provenance", str(notes)]) == 1

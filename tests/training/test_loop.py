@@ -154,7 +154,11 @@ def test_a_run_is_not_overwritten(write_config: Write, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="go on with --resume"):
         train(config)
     last = tmp_path / "runs/tiny/last.pt"
-    last.write_bytes(last.read_bytes()[:1000])
+    whole = last.read_bytes()
+    last.write_bytes((tmp_path / "runs/tiny/best.pt").read_bytes())
+    with pytest.raises(ModelFormatError, match=r"give its last\.pt"):
+        train(config, resume=True)
+    last.write_bytes(whole[:1000])
     with pytest.raises(ModelFormatError, match="cannot read checkpoint"):
         train(config, resume=True)
 
