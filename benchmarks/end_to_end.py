@@ -46,15 +46,15 @@ def main() -> None:
         print(
             f"{spec.name}, {len(spec.skeleton)} joints, {size}; boxes on a {FRAME[1]}x{FRAME[0]} picture.\n"
         )
-        rows = []
+        heads = [
+            "threads, batch", "torch eager", "ONNX Runtime alone", "Estimator call", "preprocess",
+            "inference", "postprocess", "rest", "outside the network",
+        ]  # fmt: skip
+        print(table(heads, []))
         for threads in arguments.threads:
             for batch in BATCHES:
-                rows.append(compare(network, path, spec, threads, batch, arguments.rounds))
-    heads = [
-        "threads, batch", "torch eager", "ONNX Runtime alone", "Estimator call", "preprocess", "inference",
-        "postprocess", "rest", "outside the network",
-    ]  # fmt: skip
-    print(table(heads, rows))
+                row = compare(network, path, spec, threads, batch, arguments.rounds)
+                print("| " + " | ".join(row) + " |", flush=True)
 
 
 def export_lpn50(path: Path) -> tuple[Any, Path]:
