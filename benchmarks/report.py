@@ -1,0 +1,69 @@
+"""Run all benchmarks and write docs/performance.md: ``make bench``."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPORT = HERE.parent / "docs" / "performance.md"
+SECTIONS = (
+    (
+        "Kernels",
+        "kernels.py",
+        "Each kernel's implementations and what people otherwise use, on the same data.",
+    ),
+    (
+        "From picture to joints",
+        "end_to_end.py",
+        "LPN-50 at 256x192: the network alone in PyTorch and ONNX Runtime, and the whole `Estimator` call. "
+        "Reading and decoding the picture's file is not included.",
+    ),
+    (
+        "Start-up",
+        "startup.py",
+        "Importing the package, and the way to the first result of the packaged model.",
+    ),
+)
+HEAD = """# Performance
+
+Written by `make bench` on {date}; do not edit. Absolute times belong to the machine that is named with
+each table; the contestants of a table took turns in one run, so what carries over is their ratios.
+"""
+
+
+def main() -> None:
+    """Run the scripts one after the other; write the report when all have succeeded."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, help="rounds of each benchmark (default: its own)")
+    parser.add_argument("-o", "--output", type=Path, default=REPORT, help="default: docs/performance.md")
+    arguments = parser.parse_args()
+    rounds = [] if arguments.rounds is None else ["--rounds", str(arguments.rounds)]
+    parts = [HEAD.format(date=datetime.date.today().isoformat())]
+    for title, script, text in SECTIONS:
+        print(f"benchmarks/{script} ...", file=sys.stderr, flush=True)
+        printed = measure(script, rounds)
+        parts.append(f"## {title}\n\n{text}\n\n```sh\npython benchmarks/{script}\n```\n\n{printed.strip()}\n")
+    arguments.output.write_text("\n".join(parts), "utf-8")
+    print(f"written: {arguments.output}", file=sys.stderr)
+
+
+def measure(script: str, options: list[str]) -> str:
+    """What a benchmark prints.
+
+    Raises:
+        SystemExit: it failed; nothing is written then.
+    """
+    done = subprocess.run(
+        [sys.executable, str(HERE / script), *options], cwd=HERE.parent, stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"benchmarks/{script} failed; {REPORT.name} is left as it was")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

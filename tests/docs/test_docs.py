@@ -1,0 +1,151 @@
+"""What the documentation shows must run: every code block is executed, every link leads somewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import edgepose
+from edgepose import ModelSpec, read_image
+from edgepose.estimator import resolve_model
+from edgepose.samples import PERSON
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "guide.md", ROOT / "docs" / "file-format.md")
+LINKED = (*PAGES, ROOT / "docs" / "training.md", ROOT / "docs" / "performance.md")
+
+
+class Block(NamedTuple):
+    page: Path
+    line: int
+    language: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks(*languages: str) -> Iterator[Block]:
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            if found[1] in languages or not languages:
+                yield Block(page, text.count("\n", 0, found.start(2)), found[1], found[2])
+
+
+def commands() -> list[Any]:
+    lines = ((block, line) for block in blocks("console") for line in block.code.splitlines())
+    return [pytest.param(line, id=f"{block.page.name}: {line}") for block, line in lines]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the examples speak of."""
+    cv2 = pytest.importorskip("cv2")
+    shutil.copy(PERSON, tmp_path / "photo.jpg")
+    (tmp_path / "photos").mkdir()
+    for name in ("first.jpg", "second.jpg"):
+        shutil.copy(PERSON, tmp_path / "photos" / name)
+    image = read_image(PERSON)
+    height, width = image.shape[:2]
+    video = cv2.VideoWriter(str(tmp_path / "walk.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (width, height))
+    for shift in (0, 8, 16):
+        video.write(np.roll(image, shift, axis=1))
+    video.release()
+    (tmp_path / "boxes.json").write_text(json.dumps([[0, 60, 340, 511]]))
+    shutil.copy(resolve_model(None), tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_runs_in_order(page: Path, workplace: Path) -> None:
+    for module in ("onnx", "pandas", "supervision"):
+        pytest.importorskip(module)
+    namespace: dict[str, Any] = {}
+    for block in blocks("python"):
+        if block.page == page:
+            code = "\n" * block.line + block.code  # so that a traceback names the page's line
+            exec(compile(code, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("line", commands())
+def test_command_succeeds(line: str, workplace: Path) -> None:
+    prompt, program, *arguments = shlex.split(line)
+    assert (prompt, program) == ("$", "edgepose")
+    done = subprocess.run(
+        [sys.executable, "-m", "edgepose", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(edgepose.__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    if "-o" in arguments:
+        written = workplace / arguments[arguments.index("-o") + 1]
+        assert written.is_file() or any(written.iterdir())
+    else:
+        assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("block", list(blocks("sh")), ids=str)
+def test_shell_names_what_exists(block: Block) -> None:
+    # Installing is left to tests/packaging/smoke.py.
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    extras = set(
+        re.findall(r"^(\w+) = \[", project.partition("[project.optional-dependencies]")[2], re.MULTILINE)
+    )
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    for line in block.code.splitlines():
+        words = shlex.split(line)
+        if words[0] == "make":
+            assert set(words[1:]) <= targets, line
+        elif words[-3:-1] == ["pip", "install"] or words[:2] == ["pip", "install"]:
+            found = re.fullmatch(r"(?:edgepose|\.)(?:\[([\w,]+)\])?", words[-1])
+            assert found, line
+            assert set((found[1] or "").split(",")) - {""} <= extras, line
+        else:
+            assert words[1:3] == ["-m", "venv"], f"{block}: unknown command {line}"
+
+
+def test_every_block_is_of_a_kind_that_is_checked() -> None:
+    assert {block.language for block in blocks()} <= {"python", "console", "sh", "json"}
+
+
+def test_example_description_is_complete() -> None:
+    (block,) = blocks("json")
+    assert ModelSpec.from_json(block.code).to_dict() == json.loads(block.code)
+
+
+def test_format_page_lists_every_field() -> None:
+    page = (ROOT / "docs" / "file-format.md").read_text("utf-8").partition("## Description")[2]
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert listed == {"format_version", *(field.name for field in dataclasses.fields(ModelSpec))}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), target
+
+
+def test_readme_shows_the_packaged_model() -> None:
+    from docs.update_readme import render
+
+    text = README.read_text("utf-8")
+    assert render(text) == text, "run `make readme`"
