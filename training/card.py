@@ -1,0 +1,146 @@
+"""The model card of a packaged model: what it is, how it was made, and what the file itself scores.
+
+`python -m training.card MODEL.onnx --data DATA --runs RUN [RUN ...]` writes ``MODEL.md`` and
+``MODEL.png`` beside the model. All figures come from the exported file, run by `edgepose.Estimator`
+on the whole pictures, and from the logs of the training runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import pyplot as plt
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from edgepose import Estimator
+from training.data.lsp import load_lsp
+from training.data.people import People
+from training.metrics import lsp_torso, pck, pck_table
+
+Runs = list[tuple[str, list[dict[str, Any]]]]
+
+GOAL = 84.32
+"""PCK@0.2 of CPM trained on the same pictures, by the same evaluation."""
+
+
+def measure(model: Path, people: People, *, flip_test: bool) -> NDArray[np.float64]:
+    """PCK@0.2 per joint of a model file on people whose region is the whole picture."""
+    with Estimator(model, flip_test=flip_test) as estimator:
+        found = [estimator(image).keypoints[0] for image in tqdm(people.images, leave=False)]
+    return pck(np.stack(found), people.joints, lsp_torso(people.joints))
+
+
+def read_runs(folders: list[Path]) -> Runs:
+    """Name and log lines of each training run, in the order in which they were made."""
+    return [
+        (folder.name, [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()])
+        for folder in folders
+    ]
+
+
+def plot(runs: Runs, path: Path) -> None:
+    """Curves of loss and of PCK on the people held out, over all runs."""
+    mpl.use("Agg")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    start = 0
+    for name, lines in runs:
+        epochs = [start + line["epoch"] for line in lines]
+        left.semilogy(epochs, [line["loss"] for line in lines], label=name)
+        scored = [(e, line["pck"]) for e, line in zip(epochs, lines, strict=True) if "pck" in line]
+        right.plot(*zip(*scored, strict=True), marker=".", label=name)
+        start = epochs[-1]
+    left.set(xlabel="epoch", ylabel="training loss")
+    right.set(xlabel="epoch", ylabel="PCK@0.2, held-out LSPet")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def write_card(model: Path, people: People, runs: Runs, notes: str) -> None:
+    """Measure a model and write its card and curves beside it."""
+    with Estimator(model) as estimator:
+        spec = estimator.info.spec
+    tables = [pck_table(measure(model, people, flip_test=flip), spec.skeleton) for flip in (False, True)]
+    plot(runs, model.with_suffix(".png"))
+    rows = [
+        f"| {name.replace('_', ' ')} | {tables[0][name]:.2f} | {tables[1][name]:.2f} |" for name in tables[0]
+    ]
+    seconds = [sum(line["seconds"] for line in lines) for _, lines in runs]
+    made = [
+        f"| {name} | {len(lines)} | {lines[-1]['loss']:.5f} | {time / 60:.0f} |"
+        for (name, lines), time in zip(runs, seconds, strict=True)
+    ]
+    reached = tables[0]["mean"]
+    height, width = spec.input_size
+    seed = spec.provenance.get("config", {}).get("seed")
+    text = f"""# {spec.name}
+
+LPN-50 (Zhang, Tang and Wu 2019) for one person a picture: {len(spec.skeleton)} joints of
+`{spec.skeleton.name}`, input {height}x{width}, {model.stat().st_size / 1e6:.1f} MB, {spec.precision}.
+
+## Accuracy
+
+PCK@0.2 on the test pictures 1001-2000 of Leeds Sports Pose (person-centric, all joints, torso from left
+shoulder to right hip), this file run by `edgepose.Estimator` on the whole pictures:
+
+| joint | PCK@0.2 | with flip test |
+|---|---|---|
+{chr(10).join(rows)}
+
+The aim is {GOAL}, what CPM reaches on the same data; this file is {abs(GOAL - reached):.2f} points
+{"below" if reached < GOAL else "above"} it.
+
+## Training
+
+Data: Leeds Sports Pose 1-1000 (whole pictures) and LSP Extended; the last people of LSP Extended were held
+out to choose the checkpoint by. No weights from elsewhere. Seed {seed}.
+
+| run | epochs | last loss | minutes |
+|---|---|---|---|
+{chr(10).join(made)}
+
+Machine: {platform.machine()}, {notes}
+
+![curves]({model.with_suffix(".png").name})
+
+Made by:
+
+```console
+{chr(10).join(spec.provenance.get("commands", []))}
+```
+
+## Licence and use
+
+The weights are under the Apache License 2.0 like edgepose. The pictures of Leeds Sports Pose are CC BY 2.0
+(Johnson and Everingham, BMVC 2010); LSP Extended (CVPR 2011) states no licence and is meant for research:
+judge for yourself whether that suits your use. The training pictures show people at sport, one in the
+middle of each picture; expect less of crowds, of seated or half-visible people, and of children.
+"""
+    model.with_suffix(".md").write_text(text)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.card", description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds lsp/")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", required=True, help="folders of the training runs, in order"
+    )
+    parser.add_argument("--notes", default="", help="what the runs were made on")
+    options = parser.parse_args()
+    people = load_lsp(options.data / "lsp", 1001, 2000)
+    write_card(options.model, people, read_runs(options.runs), options.notes)
+
+
+if __name__ == "__main__":
+    main()
