@@ -43,14 +43,14 @@ class CMakeBuild(build_ext):
         module, note = self._products(ext)
         note.unlink(missing_ok=True)
         if MODE == "off":
-            self._skip(ext, note, "EDGEPOSE_NATIVE=off when edgepose was installed")
+            self._skip(ext, "EDGEPOSE_NATIVE=off when edgepose was installed")
             return
         try:
             self._run_cmake(ext, module.parent.resolve())
         except CompileError as error:
             if MODE == "on":
                 raise
-            self._skip(ext, note, str(error))
+            self._skip(ext, str(error))
 
     def get_outputs(self) -> list[str]:
         return [str(path) for ext in self.extensions for path in self._products(ext) if path.exists()]
@@ -63,7 +63,9 @@ class CMakeBuild(build_ext):
         module = Path(self.get_ext_fullpath(ext.name))
         return module, module.with_name(f"{ext.name.rpartition('.')[2]}_skipped.txt")
 
-    def _skip(self, ext: Extension, note: Path, reason: str) -> None:
+    def _skip(self, ext: Extension, reason: str) -> None:
+        module, note = self._products(ext)
+        module.unlink(missing_ok=True)  # of an earlier build of other sources
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(reason + "\n", "utf-8")
         self.warn(f"{ext.name} skipped, numba or numpy will serve instead, slower: {reason}")
@@ -107,8 +109,8 @@ def _run(failure: str, command: list[str]) -> None:
     sys.stdout.write(done.stdout)
     if done.returncode:
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-        errors = [line for line in lines if "error" in line.lower()] or lines
-        raise CompileError(f"{failure}: {' '.join(errors[:3])[:500]}")
+        first = next((i for i, line in enumerate(lines) if "error" in line.lower()), 0)
+        raise CompileError(f"{failure}: {' '.join(lines[first : first + 4])[:500]}")
 
 
 setup(ext_modules=[CMakeExtension("edgepose.kernels._native")], cmdclass={"build_ext": CMakeBuild})
