@@ -37,11 +37,14 @@ bool has_shape(const py::array& array, const Shape& shape) {
   return true;
 }
 
-constexpr int kPacked = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+constexpr int kPacked =
+    py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 
 py::array packed(py::array array) {
   if ((array.flags() & kPacked) == kPacked) return array;
-  return py::module_::import("numpy").attr("require")(array, py::none(), py::make_tuple("C", "A")).cast<py::array>();
+  return py::module_::import("numpy")
+      .attr("require")(array, py::none(), py::make_tuple("C", "A"))
+      .cast<py::array>();
 }
 
 struct Bounds {
@@ -104,8 +107,8 @@ MapsArgument maps_argument(const char* name, py::handle value, const MapsArgumen
   }
   array = packed(array);
   const py::ssize_t n = array.shape(0), k = array.shape(1);
-  const Maps maps{array.data(), code == 'e', static_cast<std::size_t>(n * k), static_cast<int>(array.shape(2)),
-                  static_cast<int>(array.shape(3))};
+  const Maps maps{array.data(), code == 'e', static_cast<std::size_t>(n * k),
+                  static_cast<int>(array.shape(2)), static_cast<int>(array.shape(3))};
   return {std::move(array), n, k, maps};
 }
 
@@ -113,7 +116,8 @@ py::array image_argument(const char* name, py::handle value) {
   const char* wanted = "a uint8 array (H, W, 3) with H and W of at least 1";
   if (!is_array(value)) reject(name, describe(value), wanted);
   py::array array = as_array(value);
-  if (type_code(array) != 'B' || array.ndim() != 3 || array.shape(2) != 3) reject(name, describe(value), wanted);
+  if (type_code(array) != 'B' || array.ndim() != 3 || array.shape(2) != 3)
+    reject(name, describe(value), wanted);
   for (int axis = 0; axis < 2; ++axis) {
     if (array.shape(axis) < 1 || array.shape(axis) > kMaxSide) reject(name, describe(value), wanted);
   }
@@ -174,8 +178,8 @@ std::array<double, 3> numbers_argument(const char* name, py::handle value, bool 
   const std::string wanted = (scalar ? "one or three " : "three ") + kind;
   std::array<double, 3> result{};
   double one = 0;
-  const bool sequence = PySequence_Check(value.ptr()) && !PyUnicode_Check(value.ptr()) &&
-                        PySequence_Size(value.ptr()) >= 0;
+  const bool sequence =
+      PySequence_Check(value.ptr()) && !PyUnicode_Check(value.ptr()) && PySequence_Size(value.ptr()) >= 0;
   PyErr_Clear();
   if (sequence) {
     if (PySequence_Size(value.ptr()) != 3) reject(name, describe(value), wanted);
@@ -246,7 +250,8 @@ std::vector<FloatArray> outputs(py::handle value, const std::vector<NamedShape>&
     for (const NamedShape& item : shapes) result.emplace_back(item.shape);
     return result;
   }
-  if ((!py::isinstance<py::tuple>(value) && !py::isinstance<py::list>(value)) || py::len(value) != shapes.size()) {
+  if ((!py::isinstance<py::tuple>(value) && !py::isinstance<py::list>(value)) ||
+      py::len(value) != shapes.size()) {
     std::string names;
     for (const NamedShape& item : shapes) names += (names.empty() ? "" : ", ") + std::string(item.name);
     reject("out", describe(value), "(" + names + ")");

@@ -22,8 +22,8 @@ bool use_isa(const std::string& name) {
   return name == "auto";
 }
 
-FloatArray crop_normalize(py::handle image, py::handle affine, py::handle size, py::handle mean, py::handle std,
-                          py::handle swap_rb, py::handle fill, py::handle out) {
+FloatArray crop_normalize(py::handle image, py::handle affine, py::handle size, py::handle mean,
+                          py::handle std, py::handle swap_rb, py::handle fill, py::handle out) {
   const py::array pixels = image_argument("image", image);
   const py::array matrices = affine_argument("affine", affine);
   const auto [height, width] = size_argument("size", size);
@@ -131,11 +131,11 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   });
   m.def("isa", [] { return std::string(active.load()->name); });
   m.def("use_isa", &use_isa, py::arg("name"));
-  m.def("crop_normalize", &crop_normalize, py::arg("image"), py::arg("affine"), py::arg("size"), py::arg("mean"),
-        py::arg("std"), py::arg("swap_rb"), py::arg("fill"), py::arg("out"));
+  m.def("crop_normalize", &crop_normalize, py::arg("image"), py::arg("affine"), py::arg("size"),
+        py::arg("mean"), py::arg("std"), py::arg("swap_rb"), py::arg("fill"), py::arg("out"));
   m.def("soft_argmax", &soft_argmax, py::arg("heatmaps"), py::arg("beta"), py::arg("out"));
   m.def("argmax_offset", &argmax_offset, py::arg("heatmaps"), py::arg("refine"), py::arg("out"));
   m.def("quarter_offset", &quarter_offset, py::arg("heatmaps"), py::arg("coords"), py::arg("out"));
-  m.def("flip_average", &flip_average, py::arg("heatmaps"), py::arg("flipped"), py::arg("order"), py::arg("shift"),
-        py::arg("out"));
+  m.def("flip_average", &flip_average, py::arg("heatmaps"), py::arg("flipped"), py::arg("order"),
+        py::arg("shift"), py::arg("out"));
 }

@@ -60,7 +60,8 @@ Range columns_inside(double slope, double start, int first, int count, int last)
 }
 
 inline float pixel(const std::uint8_t* row, int x, int width, int channel, const Border& border) {
-  return row && x >= 0 && x < width ? row[3 * static_cast<std::ptrdiff_t>(x) + channel] : border.fill[channel];
+  return row && x >= 0 && x < width ? row[3 * static_cast<std::ptrdiff_t>(x) + channel]
+                                    : border.fill[channel];
 }
 
 inline const std::uint8_t* row_of(const Image& image, int y) {
@@ -168,8 +169,8 @@ void crop_upright(const Image& image, const double* m, const CropOptions& option
       float* to = out + static_cast<std::ptrdiff_t>(y) * options.width + first;
       for (int c = 0; c < 3; ++c) {
         const int from = norm.source[c] * kTile;
-        blend_rows(buffers[upper] + from, buffers[lower] + from, at.along, count, norm.gain[c], norm.offset[c],
-                   to + c * plane);
+        blend_rows(buffers[upper] + from, buffers[lower] + from, at.along, count, norm.gain[c],
+                   norm.offset[c], to + c * plane);
       }
     }
   }

@@ -16,8 +16,8 @@ void average(const T* own, const T* last, int count, float* out) {
 }
 
 template <class T>
-void average_all(const Maps& maps, const T* flipped, const std::int64_t* order, std::size_t joints, bool shift,
-                 float* out) {
+void average_all(const Maps& maps, const T* flipped, const std::int64_t* order, std::size_t joints,
+                 bool shift, float* out) {
   const T* own = static_cast<const T*>(maps.data);
   const std::ptrdiff_t width = maps.width, size = maps.height * width;
   for (std::size_t i = 0; i < maps.count; ++i) {

@@ -34,7 +34,8 @@ enum class Refine { none, quarter, taylor };
 
 struct KernelTable {
   // affine: count times 2 x 3, output to image pixels; out: count x 3 x height x width
-  void (*crop_normalize)(const Image&, const double* affine, std::size_t count, const CropOptions&, float* out);
+  void (*crop_normalize)(const Image&, const double* affine, std::size_t count, const CropOptions&,
+                         float* out);
   // coords: count x 2; scores: count; covariance: count x 2 x 2
   void (*soft_argmax)(const Maps&, float beta, float* coords, float* scores, float* covariance);
   void (*argmax_offset)(const Maps&, Refine, float* coords, float* scores);
