@@ -5,7 +5,7 @@ from __future__ import annotations
 import _codecs
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,9 @@ def _weights(content: Any) -> dict[str, Tensor] | None:
     return None
 
 
-def load_weights(network: nn.Module, path: str | PathLike[str], *, skip_head: bool = False) -> list[str]:
+def load_weights(
+    network: nn.Module, path: str | PathLike[str], *, skip_head: bool = False, fresh: Sequence[str] = ()
+) -> list[str]:
     """Load a checkpoint into a network, strictly.
 
     Batch norms of files older than PyTorch 0.4.1 lack ``num_batches_tracked``; theirs stay as they are.
@@ -106,9 +108,10 @@ def load_weights(network: nn.Module, path: str | PathLike[str], *, skip_head: bo
         network: changed in place.
         path: our checkpoint or an official one.
         skip_head: leave out tensors of another shape, for a net of another number of joints.
+        fresh: tensors whose key contains one of these texts keep their values too.
 
     Returns:
-        keys that were left out because of their shape.
+        keys that were left out because of their shape or by `fresh`.
 
     Raises:
         ModelNotFoundError: there is no such file.
@@ -125,8 +128,9 @@ def load_weights(network: nn.Module, path: str | PathLike[str], *, skip_head: bo
             f"{_some('missing', missing)}, {_some('unknown', unknown)}, "
             f"{_some('of another shape', differing)}; create the network with the options it was trained with"
         )
-    network.load_state_dict({k: v for k, v in state.items() if k not in differing}, strict=False)
-    return differing
+    left_out = [k for k in state if k in differing or any(text in k for text in fresh)]
+    network.load_state_dict({k: v for k, v in state.items() if k not in left_out}, strict=False)
+    return left_out
 
 
 def _some(what: str, keys: list[str]) -> str:

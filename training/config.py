@@ -97,6 +97,8 @@ class TrainConfig:
 
     init: str = "normal"
     weights: str | None = None
+    fresh: list[str] = field(default_factory=list)
+    """Parts of the names of tensors that keep their initial values when ``weights`` are loaded."""
     data: DataConfig = field(default_factory=DataConfig)
     sigma: float = 2.0
     """Standard deviation of the targets in heatmap pixels."""

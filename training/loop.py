@@ -107,7 +107,7 @@ def build_network(config: TrainConfig) -> nn.Module:
     network = create(config.model, **config.options)
     init_weights(network, config.init)
     if config.weights:
-        load_weights(network, config.weights, skip_head=True)
+        load_weights(network, config.weights, skip_head=True, fresh=config.fresh)
     return network
 
 

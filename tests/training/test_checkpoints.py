@@ -145,6 +145,16 @@ def test_another_number_of_joints(trained: Small, tmp_path: Path) -> None:
     assert torch.equal(network.conv1.weight, trained.conv1.weight)
 
 
+def test_some_tensors_may_start_afresh(trained: Small, tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save(trained.state_dict(), path)
+    network = Small()
+    bias = network.final_layer.bias.clone()
+    assert load_weights(network, path, fresh=["layer.bias"]) == ["final_layer.bias"]
+    assert torch.equal(network.final_layer.bias, bias)
+    assert torch.equal(network.final_layer.weight, trained.final_layer.weight)
+
+
 def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
 

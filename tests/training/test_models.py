@@ -123,6 +123,8 @@ def test_initialisations() -> None:
     assert float(network.layer1[0].conv1.weight.detach().std()) == pytest.approx(0.001, rel=0.1)
     init_weights(network, "kaiming")
     assert float(network.layer4[1].conv1.weight.detach().std()) == pytest.approx((2 / 512) ** 0.5, rel=0.1)
+    attention = network.layer4[1].att.conv_mask.weight.detach()  # by fan-in: a soft choice of positions
+    assert float(attention.std()) == pytest.approx((2 / 512) ** 0.5, rel=0.2)
     assert not network.layer1[0].att.channel_add_conv[3].weight.any()  # a block starts as identity
     with pytest.raises(InvalidInputError, match="found 'xavier'; use 'normal' or 'kaiming'"):
         init_weights(network, "xavier")

@@ -113,7 +113,8 @@ def init_weights(network: nn.Module, scheme: str) -> None:
         network: batch norms become identity, biases zero.
         scheme: ``"normal"``, the published initialisation of SimpleBaseline and LPN (standard
             deviation 0.001), or ``"kaiming"`` (fan-out), with which nets learn from scratch in
-            fewer epochs; then the last convolution of a GC block is zero, as in its paper.
+            fewer epochs; then GC blocks start as in their paper: attention by fan-in, and an
+            identity because their last convolution is zero.
 
     Raises:
         InvalidInputError: the scheme is unknown.
@@ -139,6 +140,7 @@ def init_weights(network: nn.Module, scheme: str) -> None:
     if scheme == "kaiming":
         for module in network.modules():
             if isinstance(module, GlobalContext):
+                nn.init.kaiming_normal_(module.conv_mask.weight, mode="fan_in", nonlinearity="relu")
                 nn.init.zeros_(module.channel_add_conv[3].weight)
         head = getattr(network, "final_layer", None)
         if isinstance(head, nn.Conv2d):
