@@ -138,7 +138,7 @@ inline Floats exp_negative(Floats x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 0.5f;
   p = p * (r * r) + r + 1.0f;
-  return (Floats)((Ints)p + ((Ints)shifted << 23));
+  return (Floats)((UInts)p + ((UInts)shifted << 23));
 }
 
 // The four bytes at base + offset of each lane.
