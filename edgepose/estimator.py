@@ -170,6 +170,8 @@ class Estimator:
         _check_number("max_persons", max_persons, 1, None, whole=True)
         if threads is not None:
             _check_number("threads", threads, 1, None, whole=True)
+        if not isinstance(flip_test, (bool, np.bool_)):
+            raise InvalidInputError(f"flip_test is not usable; found {flip_test!r}; give True or False")
         if detector is not None and not callable(detector):
             raise InvalidInputError(
                 f"detector is not callable; found {type(detector).__name__}; give a function from a "
@@ -191,8 +193,7 @@ class Estimator:
         self._keypoint_threshold = keypoint_threshold
         self._max_persons = max_persons
 
-        wanted = os.environ.get("EDGEPOSE_KERNELS") or "auto" if kernels == "auto" else kernels
-        implementation = kernel_ops.get(wanted)
+        implementation = kernel_ops.get(kernels)
         self._backend = open_backend(self._path, device=device, threads=threads)
         self._pipeline = TopDown(self._backend, implementation, flip_test=flip_test)
         self._info = EstimatorInfo(

@@ -6,6 +6,8 @@ import logging
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +78,21 @@ def test_path_array_frame_and_list_agree(estimator: Estimator, picture_file: Pat
         np.testing.assert_allclose(result.keypoints, expected.keypoints, atol=1e-4)
     assert estimator([]) == []
     assert isinstance(estimator((PICTURE,)), list)
+
+
+def test_the_first_call_imports_nothing(model: Path) -> None:
+    """It would count as time of the call: 50 ms for numpy.ma alone."""
+    code = f"""
+import sys, numpy, edgepose
+estimator = edgepose.Estimator({str(model)!r}, kernels="numpy")
+before = set(sys.modules)
+estimator(numpy.zeros((50, 40, 3), numpy.uint8))
+print(sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_strided_pictures(estimator: Estimator) -> None:
@@ -238,6 +255,8 @@ def test_keypoint_threshold(model: Path) -> None:
         ("detector", "yolo"),
         ("kernels", "fortran"),
         ("device", "tpu"),
+        ("device", None),
+        ("flip_test", "no"),
     ],
 )
 def test_unusable_options_are_named(model: Path, option: str, value: Any) -> None:

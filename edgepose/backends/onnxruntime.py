@@ -50,7 +50,7 @@ class OnnxRuntimeBackend:
         self._check_interface(path)
 
     def _open(self, path: Path, device: str) -> Any:
-        match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
+        match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device) if isinstance(device, str) else None
         if match is None:
             raise InvalidInputError(
                 f"unknown device {device!r}; give 'auto', 'cpu', 'cuda' or 'cuda:1' (another number)"

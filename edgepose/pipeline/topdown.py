@@ -140,8 +140,10 @@ class TopDown:
             self._crops = np.empty((n, 3, *spec.input_size), np.float32)
             self._mirrored = np.empty_like(self._crops) if self._flip_test else self._crops[:0]
         affine = crop_affine(centers, extents, spec.input_size, spec.coordinates)
-        for index in np.unique(owner):
+        for index in range(owner[0], owner[-1] + 1):
             first, last = np.searchsorted(owner, [index, index + 1])
+            if first == last:  # a picture without persons
+                continue
             self._kernels.crop_normalize(
                 images[index],
                 affine[first:last],
