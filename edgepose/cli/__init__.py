@@ -21,6 +21,8 @@ VERBS = (predict, info)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    # What OpenCV fails on is told in our own words; its log would bury them.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     parser = argparse.ArgumentParser(
         prog="edgepose",
         description="2D human pose estimation on the edge.",

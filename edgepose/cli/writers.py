@@ -59,8 +59,9 @@ def open_writer(
         output: path, or None for standard output (text formats only).
         single: the source is one picture.
         fps: frames per second for a video.
-        paths: files of the source: COCO's image ids are the numbers that name them, if all are so
-            named, else they count from 1. They are never overwritten.
+        paths: files of the source, which are never overwritten. COCO's image ids are the numbers that
+            name them, if all are so named, else their places in this list, from 1; in a video they
+            are the frame's number plus 1.
 
     Raises:
         InvalidInputError: the output would overwrite the source, or cannot be opened.
@@ -111,22 +112,25 @@ class JsonWriter:
         self._text = _Text(output, whole=True)
         self._coco = coco
         stems = [Path(path).stem for path in paths]
-        numbered = all(stem.isdecimal() for stem in stems) and len(set(map(int, stems))) == len(stems) > 0
-        self._ids = {path: int(stem) for path, stem in zip(paths, stems, strict=True)} if numbered else {}
-        self._pictures = 0
+        numbered = all(stem.isdecimal() for stem in stems) and len(set(map(int, stems))) == len(stems)
+        self._ids = {
+            path: int(stem) if numbered else place
+            for place, (path, stem) in enumerate(zip(paths, stems, strict=True), 1)
+        }
         self._separator = "[\n"
 
     def write(self, frame: Frame, result: PoseResult) -> None:
         """Add the entries of one picture."""
-        self._pictures += 1
-        entries: list[dict[str, Any]] = [result.to_dict()]
-        if self._coco:
-            path = "" if frame.source is None or frame.source.frame is not None else frame.source.path
-            entries = result.to_coco(self._ids.get(path, self._pictures))
+        entries = result.to_coco(self._image_id(frame)) if self._coco else [result.to_dict()]
         for entry in entries:
             text = json.dumps(entry, ensure_ascii=False, allow_nan=False)
             self._text.file.write(self._separator + text)
             self._separator = ",\n"
+
+    def _image_id(self, frame: Frame) -> int:
+        source = frame.source
+        assert source is not None  # the command line reads files and cameras
+        return self._ids[source.path] if source.frame is None else source.frame + 1
 
     def close(self) -> None:
         """Close the array."""
@@ -284,7 +288,8 @@ class _Text:
 
 def names_picture(output: str) -> bool:
     """Whether an output path names one picture file, not a directory."""
-    return Path(output).suffix.lower() in IMAGE_SUFFIXES and not Path(output).is_dir()
+    path = Path(output)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not output.endswith(os.sep) and not path.is_dir()
 
 
 def _protect(output: Path, paths: Sequence[str]) -> None:

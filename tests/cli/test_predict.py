@@ -130,9 +130,20 @@ def test_coco_ids_are_the_numbers_of_the_files_or_count(model: str, folder: Path
     assert len(entries[0]["keypoints"]) == 9
 
 
+def test_coco_ids_do_not_move_where_a_picture_is_skipped(model: str, folder: Path, video: Path) -> None:
+    (folder / "7.png").rename(folder / "seven.png")
+    (folder / "000000000036.jpg").write_bytes(b"junk")
+    assert main(["predict", str(folder), "--model", model, "--format", "coco", "-o", "out.json"]) == 1
+    assert [entry["image_id"] for entry in json.loads(Path("out.json").read_text())] == [1, 3]
+    assert main(["predict", str(video), "--model", model, "--format", "coco", "-o", "out.json"]) == 0
+    assert [entry["image_id"] for entry in json.loads(Path("out.json").read_text())] == [1, 2, 3, 4, 5, 6]
+
+
 def test_drawn_pictures_keep_their_names(model: str, folder: Path) -> None:
     assert main(["predict", str(folder), "--model", model, "-o", "drawn/"]) == 0
     assert names_in("drawn") == names_in(folder)
+    assert main(["predict", str(folder), "--model", model, "-o", "like.jpg/"]) == 0
+    assert names_in("like.jpg") == names_in(folder)
     (folder / "sub").mkdir()
     cv2.imwrite(str(folder / "sub/7.png"), PICTURE)
     assert main(["predict", "pictures/**/7.png", "--model", model, "-o", "again"]) == 0
