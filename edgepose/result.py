@@ -338,7 +338,7 @@ class PoseResult:
                 "person": np.repeat(np.arange(n), k),
                 "track_id": pd.array([i for i in ids for _ in range(k)], dtype="Int64"),
                 "person_score": np.repeat(self.person_scores, k),
-                "joint": list(self.skeleton.joints) * n,
+                "joint": pd.Series(list(self.skeleton.joints) * n, dtype="str"),
                 "x": self.keypoints[:, :, 0].reshape(-1),
                 "y": self.keypoints[:, :, 1].reshape(-1),
                 "score": self.scores.reshape(-1),

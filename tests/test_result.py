@@ -175,6 +175,8 @@ def test_dataframe_has_one_row_per_joint(n: int) -> None:
     assert len(frame) == 17 * n
     columns = ["source", "frame", "person", "track_id", "person_score", "joint", "x", "y", "score"]
     assert list(frame.columns) == columns
+    types = make(1, source=Source("clip.mp4", 3, 120.0)).to_dataframe().dtypes
+    assert frame.dtypes.to_dict() == types.to_dict()
     if n:
         wrist = frame[(frame.person == 0) & (frame.joint == "left_wrist")].iloc[0]
         assert np.isnan(wrist.x)

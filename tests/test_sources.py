@@ -265,6 +265,39 @@ def test_a_missing_camera_is_refused(index: int | str) -> None:
         open_source(index)
 
 
+class FakeCamera:
+    """A camera that is unplugged after three frames."""
+
+    def __init__(self, index: int) -> None:
+        self.index, self.left, self.released = index, 3, False
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, _: int) -> float:
+        return 15.0
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.left -= 1
+        return (True, picture(self.left)) if self.left >= 0 else (False, None)
+
+    def release(self) -> None:
+        self.released = True
+
+
+@pytest.mark.parametrize("index", [1, "1"])
+def test_camera_frames_until_it_stops(index: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cameras: list[FakeCamera] = []
+    monkeypatch.setattr(cv2, "VideoCapture", lambda i: cameras.append(FakeCamera(i)) or cameras[-1])
+    opened = open_source(index)
+    assert (opened.kind, opened.total, opened.fps) == ("camera", None, 15.0)
+    frames = iter(opened)
+    assert [str(next(frames).source) for _ in range(3)] == [f"camera:1 frame {i}" for i in range(3)]
+    with pytest.raises(InvalidInputError, match="camera 1 stopped after 3 frames"):
+        next(frames)
+    assert [(camera.index, camera.released) for camera in cameras] == [(1, True)]
+
+
 @pytest.mark.parametrize("content", [b"", b"hello"])
 def test_a_file_that_is_no_picture_raises_when_it_is_read(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.jpg"
