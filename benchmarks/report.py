@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,9 @@ def main() -> None:
     for title, script, text in SECTIONS:
         print(f"benchmarks/{script} ...", file=sys.stderr, flush=True)
         printed = measure(script, rounds)
-        parts.append(f"## {title}\n\n{text}\n\n```sh\npython benchmarks/{script}\n```\n\n{printed.strip()}\n")
+        parts.append(
+            f"## {title}\n\n{text}\n\n```sh\nPYTHONPATH=. python benchmarks/{script}\n```\n\n{printed.strip()}\n"
+        )
     arguments.output.write_text("\n".join(parts), "utf-8")
     print(f"written: {arguments.output}", file=sys.stderr)
 
@@ -58,7 +61,11 @@ def measure(script: str, options: list[str]) -> str:
         SystemExit: it failed; nothing is written then.
     """
     done = subprocess.run(
-        [sys.executable, str(HERE / script), *options], cwd=HERE.parent, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(HERE / script), *options],
+        cwd=HERE.parent,
+        env={**os.environ, "PYTHONPATH": str(HERE.parent)},  # for the training package of the checkout
+        stdout=subprocess.PIPE,
+        text=True,
     )
     if done.returncode:
         raise SystemExit(f"benchmarks/{script} failed; {REPORT.name} is left as it was")
