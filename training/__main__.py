@@ -21,11 +21,18 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; exit code 0, or 1 where it ran and failed, or 2 for wrong usage."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if any(word.startswith("-") or "=" not in word for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.overrides += rest  # those that stand behind an option
     try:
         options.run(options)
     except EdgePoseError as error:
         print(f"training: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"training: cannot read or write; {error}; check the path and the disk", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -130,8 +130,8 @@ def test_trained_run_exports(write_config: Write, tmp_path: Path, capsys: pytest
     assert len(spec.provenance["weights_sha256"]) == 64
     assert str(tmp_path) not in spec.to_json()
     best = tmp_path / "runs/tiny/best.pt"
-    arguments = ["export", str(config), "name=other", "output=/nowhere", "--weights", str(best)]
-    assert main([*arguments, "-o", str(output)]) == 0
+    arguments = ["export", str(config), "name=other", "--weights", str(best), "-o", str(output)]
+    assert main([*arguments, "output=/nowhere"]) == 0  # fields may stand behind options too
     assert read_spec(output).name == "other"
     assert read_spec(output).provenance["config"]["name"] == "tiny"
     for content in ("[1]", "{"):

@@ -186,9 +186,13 @@ def test_command_line_trains_and_resumes(
     assert "go on with --resume" in capsys.readouterr().err
     assert main(["train", config, "epochs=1", "--resume"]) == 0
     assert len(read_log(tmp_path / "runs/tiny")) == 1
-    with pytest.raises(SystemExit) as exit_info:
-        main(["train"])
-    assert exit_info.value.code == 2
+    for wrong in (["train"], ["train", config, "--resumed"], ["evaluate", config, "--json", "epochs"]):
+        with pytest.raises(SystemExit) as exit_info:
+            main(wrong)
+        assert exit_info.value.code == 2, wrong
+    (tmp_path / "file").touch()
+    assert main(["train", config, f"output={tmp_path}/file", "epochs=1"]) == 1
+    assert "training: cannot read or write; " in capsys.readouterr().err
 
 
 def torchrun(*arguments: str, timeout: float = 240) -> None:
