@@ -379,6 +379,7 @@ class Estimator:
 
 def _frame(image: object, name: str) -> Frame:
     if isinstance(image, Frame):
+        check_image(image.image, name)
         return image
     if isinstance(image, (str, os.PathLike)):
         path = os.fspath(image)

@@ -23,6 +23,7 @@ from edgepose import (
     BackendUnavailableError,
     Decoder,
     Estimator,
+    Frame,
     InvalidInputError,
     ModelFormatError,
     ModelNotFoundError,
@@ -180,6 +181,7 @@ def test_lists_name_the_bad_item(estimator: Estimator, tmp_path: Path) -> None:
         (np.zeros((5, 5, 4), np.uint8), "four channels"),
         (None, "NoneType"),
         (3, "int"),
+        (Frame(np.zeros((5, 5), np.uint8)), "grey"),
     ],
 )
 def test_unusable_pictures(estimator: Estimator, image: Any, words: str) -> None:
