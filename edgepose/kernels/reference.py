@@ -15,7 +15,7 @@ Conventions of all map kernels:
 
 Other implementations return the same indices, and floats within 1e-5 relative (2e-3 for float16 maps),
 with these absolute floors: 1e-5 px for coordinates, 1e-5 px^2 for covariances (or 1e-5 of
-sqrt(c_xx c_yy) where that is larger, for c_xy), 2e-6 for normalised pixels.
+sqrt(c_xx c_yy) where that is larger, for c_xy), 1e-6 / std for normalised pixels.
 
 Every function raises `InvalidInputError` that names the argument which cannot be used.
 """
