@@ -55,7 +55,7 @@ def works(kernels: str, environment: Environment) -> None:
     shutil.copytree(ROOT / "tests", checks / "tests", ignore=shutil.ignore_patterns(*LEFT_OUT, "__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", checks)
     printed = environment.run(
-        "python", "-m", "pytest", "-q", "-m", "not slow", "--rootdir", str(checks), str(checks),
+        "python", "-m", "pytest", "-q", "-o", "addopts=", "-m", "not slow", "--rootdir", str(checks), str(checks),
         EDGEPOSE_SHARED=str(ROOT.parent / "shared"),
     )  # fmt: skip
     print(f"  {printed.splitlines()[-1]}")
