@@ -46,10 +46,8 @@ def main() -> None:
     parts = [HEAD.format(date=datetime.date.today().isoformat())]
     for title, script, text in SECTIONS:
         print(f"benchmarks/{script} ...", file=sys.stderr, flush=True)
-        printed = measure(script, rounds)
-        parts.append(
-            f"## {title}\n\n{text}\n\n```sh\nPYTHONPATH=. python benchmarks/{script}\n```\n\n{printed.strip()}\n"
-        )
+        command = f"```sh\nPYTHONPATH=. python benchmarks/{script}\n```"
+        parts.append(f"## {title}\n\n{text}\n\n{command}\n\n{measure(script, rounds).strip()}\n")
     arguments.output.write_text("\n".join(parts), "utf-8")
     print(f"written: {arguments.output}", file=sys.stderr)
 

@@ -54,10 +54,9 @@ def works(kernels: str, environment: Environment) -> None:
     checks = environment.elsewhere / "checks"
     shutil.copytree(ROOT / "tests", checks / "tests", ignore=shutil.ignore_patterns(*LEFT_OUT, "__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", checks)
-    printed = environment.run(
-        "python", "-m", "pytest", "-q", "-o", "addopts=", "-m", "not slow", "--rootdir", str(checks), str(checks),
-        EDGEPOSE_SHARED=str(ROOT.parent / "shared"),
-    )  # fmt: skip
+    options = ("-q", "-o", "addopts=", "-m", "not slow", "--rootdir", str(checks))
+    shared = str(ROOT.parent / "shared")
+    printed = environment.run("python", "-m", "pytest", *options, str(checks), EDGEPOSE_SHARED=shared)
     print(f"  {printed.splitlines()[-1]}")
 
 
