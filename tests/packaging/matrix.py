@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def works(kernels: str, environment: Environment) -> None:
     shutil.copytree(ROOT / "tests", checks / "tests", ignore=shutil.ignore_patterns(*LEFT_OUT, "__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", checks)
     options = ("-q", "-o", "addopts=", "-m", "not slow", "--rootdir", str(checks))
-    shared = str(ROOT.parent / "shared")
+    shared = os.environ.get("EDGEPOSE_SHARED") or str(ROOT.parent / "shared")
     printed = environment.run("python", "-m", "pytest", *options, str(checks), EDGEPOSE_SHARED=shared)
     print(f"  {printed.splitlines()[-1]}")
 
