@@ -199,7 +199,7 @@ class Estimator:
         self._info = EstimatorInfo(
             self._path, self._backend.spec, self._backend.describe(), implementation.status()
         )
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a detector may call its own estimator
         self._process = os.getpid()
         self._closed = False
 

@@ -217,6 +217,15 @@ class TestDetector:
         assert result.truncated
         assert result.boxes[:, 2].tolist() == [101, 103]
 
+    @pytest.mark.timeout(20)
+    def test_a_detector_may_call_its_own_estimator(self, model: Path) -> None:
+        def detector(image: np.ndarray) -> Any:
+            whole = estimator(image, boxes=[[0, 0, 143, 191]])
+            return whole.boxes
+
+        with Estimator(model, detector=detector, kernels="numpy") as estimator:
+            assert len(estimator(PICTURE)) == 1
+
     @pytest.mark.parametrize("found", [[], np.zeros((0, 5))])
     def test_nobody_found(self, model: Path, found: Any) -> None:
         with Estimator(model, detector=lambda _: found, kernels="numpy") as estimator:
