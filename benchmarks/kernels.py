@@ -1,21 +1,20 @@
 """Time the kernels against their peers: ``python benchmarks/kernels.py``.
 
 Prints markdown tables. The contestants of a table take turns within one run, so that a busy machine
-slows all of them alike; figures are medians, and the ratio is the median of each round's ratio.
+slows all of them alike; each timed call follows one of its own that is not timed, which brings its
+data into the caches. Figures are medians, and the ratio is the median of each round's ratio.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
+import machine
 import numpy as np
 
 from edgepose import kernels
@@ -35,29 +34,26 @@ def main() -> None:
         torch.set_num_threads(1)
     if cv2 is not None:
         cv2.setNumThreads(1)
-    print(f"Machine: {processor()}, {os.cpu_count()} processors visible; every contestant on 1 thread.\n")
-    versions = [f"Python {platform.python_version()}", f"numpy {np.__version__}"]
-    versions += [f"{n} {m.__version__}" for n in ("numba", "torch", "cv2") if (m := optional(n)) is not None]
-    print(f"Versions: {', '.join(versions)}.\n")
+    print(f"{machine.describe()} Every contestant on 1 thread.\n")
 
     rng = np.random.default_rng(0)
     serving = available()
     cases = {"peaked maps (Gaussian of sigma 2 plus noise)": peaked(rng), "random maps": rng.random(MAPS)}
     for title, values in cases.items():
         maps = values.astype(np.float32)
-        table(f"soft_argmax, {shape(MAPS)}, {title}", soft_argmax(serving, maps, torch), rounds)
+        compare(f"soft_argmax, {shape(MAPS)}, {title}", soft_argmax(serving, maps, torch), rounds)
     maps = peaked(rng).astype(np.float32)
     for refine in ("quarter", "taylor"):
         entries = {name: bind(k.argmax_offset, maps, refine) for name, k in serving.items()}
-        table(f"argmax_offset, {refine}, {shape(MAPS)}", entries, rounds)
+        compare(f"argmax_offset, {refine}, {shape(MAPS)}", entries, rounds)
     out = np.empty_like(maps)
     pairs = [(i, i + 1) for i in range(1, 17, 2)]
     entries = {name: bind(k.flip_average, maps, maps, pairs, True, out) for name, k in serving.items()}
-    table(f"flip_average, {shape(MAPS)}", entries, rounds)
+    compare(f"flip_average, {shape(MAPS)}", entries, rounds)
     frame = rng.integers(0, 256, (*FRAME, 3), dtype=np.uint8)
     for title, affine in (("upright", boxes(rng)), ("rotated by 30 degrees", rotated(boxes(rng)))):
         name = f"crop_normalize, 10 boxes of {shape(FRAME)} to {shape(CROP)}, {title}"
-        table(name, crops(serving, frame, affine, cv2), rounds)
+        compare(name, crops(serving, frame, affine, cv2), rounds)
 
 
 def optional(name: str) -> Any:
@@ -77,13 +73,6 @@ def available() -> dict[str, kernels.Kernels]:
         except BackendUnavailableError as error:
             print(f"{name}: {error}\n")
     return found
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def shape(sizes: tuple[int, ...]) -> str:
@@ -165,21 +154,21 @@ def crops(
     return entries
 
 
-def table(title: str, entries: dict[str, Callable], rounds: int) -> None:
+def compare(title: str, entries: dict[str, Callable], rounds: int) -> None:
     times: dict[str, list[float]] = {name: [] for name in entries}
-    for run in entries.values():
-        run()
     for _ in range(rounds):
         for name, run in entries.items():
+            run()
             start = time.perf_counter()
             run()
             times[name].append(1e3 * (time.perf_counter() - start))
     base = next(iter(entries))
-    print(f"**{title}** (n = {rounds})\n\n| | median ms | fastest ms | times {base} |\n|---|---|---|---|")
+    rows = []
     for name, found in times.items():
         ratio = statistics.median(a / b for a, b in zip(found, times[base], strict=True))
-        print(f"| {name} | {statistics.median(found):.3f} | {min(found):.3f} | {ratio:.1f} |")
-    print()
+        rows.append([name, f"{statistics.median(found):.3f}", f"{min(found):.3f}", f"{ratio:.1f}"])
+    heads = ["", "median ms", "fastest ms", f"times {base}"]
+    print(f"**{title}** (n = {rounds})\n\n{machine.table(heads, rows)}\n")
 
 
 if __name__ == "__main__":
