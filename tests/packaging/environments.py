@@ -59,12 +59,12 @@ class Environment:
         sample = self.evaluate("from edgepose.samples import PERSON\nanswer = str(PERSON)")
         if not Path(sample).is_relative_to(self.folder):
             raise SystemExit(f"edgepose was not loaded from the environment; found {sample}")
-        result = json.loads(self.run("edgepose", "predict", sample, "--json"))
-        table = self.run("edgepose", "predict", sample, "--output", "drawn.jpg")
-        (person,) = result["persons"]
+        table = self.run("edgepose", "predict", sample, "--output", "result.json")
+        (person,) = json.loads((self.elsewhere / "result.json").read_bytes())["persons"]
         missing = [joint for joint in person["keypoints"] if joint not in table]
         if missing:
             raise SystemExit(f"joints {missing} are not in the printed table:\n{table}")
+        self.run("edgepose", "predict", sample, "--output", "drawn.jpg")
         drawn = self.elsewhere / "drawn.jpg"
         if not self.evaluate(
             "import cv2, edgepose.samples as samples\n"
@@ -111,11 +111,10 @@ def run(
     return done.stdout
 
 
-def build(target: Path, source: Path = ROOT) -> tuple[Path, Path]:
-    """Build sdist and wheel (from the sdist) into a folder; return their paths."""
-    run([sys.executable, "-m", "build", "--outdir", str(target), str(source)], source)
-    (sdist,), (wheel,) = target.glob("*.tar.gz"), target.glob("*.whl")
-    return sdist, wheel
+def build(target: Path, source: Path = ROOT, *options: str) -> list[Path]:
+    """Build sdist and wheel (from the sdist) into a folder, or what options of ``build`` say."""
+    run([sys.executable, "-m", "build", *options, "--outdir", str(target), str(source)], source)
+    return sorted(target.iterdir(), key=lambda path: path.suffix)  # .gz before .whl
 
 
 def clone(target: Path) -> Path:

@@ -93,7 +93,7 @@ def main(words: list[str]) -> int:
     outcomes = {"ok": 0, "failed": 0, "skipped": 0}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder).resolve()
-        sdist, _ = build(work / "dist")
+        (sdist,) = build(work / "dist", ROOT, "--sdist")
         hidden = without_compilers(work / "path")
         for number, case in enumerate(CASES):
             if words and not any(word in case.name for word in words):
@@ -112,9 +112,9 @@ def main(words: list[str]) -> int:
                     )
                     environment.install(str(sdist), *case.requirements)
                     case.check(environment)
-                except SystemExit as error:
+                except (SystemExit, Exception) as error:
                     outcome = "failed"
-                    print(error)
+                    print(error if isinstance(error, SystemExit) else repr(error))
                 shutil.rmtree(work / f"case{number}")
             outcomes[outcome] += 1
             print(f"{case.name}: {outcome} ({time.monotonic() - start:.0f} s)", flush=True)
