@@ -54,7 +54,7 @@ def mean_pck(card: Path) -> tuple[str, str]:
     """PCK@0.2 over all joints without and with flip test, as the model card has it."""
     row = re.search(r"^\| mean \| ([\d.]+) \| ([\d.]+) \|$", card.read_text("utf-8"), re.MULTILINE)
     if row is None:
-        raise SystemExit(f"{card} has no row '| mean | PCK | with flip test |'; write it by training/card.py")
+        raise SystemExit(f"{card} has no row '| mean | PCK | with flip test |'; run training card")
     return row[1], row[2]
 
 

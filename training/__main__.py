@@ -65,6 +65,15 @@ def _parser() -> argparse.ArgumentParser:
         else:
             verb.add_argument("-o", "--output", required=True, help="the ONNX file to write")
             verb.add_argument("--provenance", help="JSON file with an object that is stored with the model")
+    text = "measure a model file and write its card and training curves beside it"
+    verb = verbs.add_parser("card", help=text, description=text)
+    verb.set_defaults(run=_card, overrides=[])
+    verb.add_argument("model", type=Path, help="the ONNX file")
+    verb.add_argument("--data", type=Path, required=True, help="folder that holds lsp/")
+    verb.add_argument(
+        "--runs", type=Path, nargs="+", required=True, help="folders of its training runs, in order"
+    )
+    verb.add_argument("--notes", default="", help="what the runs were made on")
     return parser
 
 
@@ -105,6 +114,14 @@ def _export(options: argparse.Namespace) -> None:
         provenance |= _read_object(Path(options.provenance))
     difference = export(network, model_spec(config, provenance), options.output)
     print(f"{options.output}: differs from PyTorch by {difference:.1e} standard deviations", file=sys.stderr)
+
+
+def _card(options: argparse.Namespace) -> None:
+    from training.card import read_runs, write_card
+    from training.data.lsp import load_lsp
+
+    people = load_lsp(options.data / "lsp", 1001, 2000)
+    write_card(options.model, people, read_runs(options.runs), options.notes)
 
 
 def _trained(options: argparse.Namespace) -> tuple[TrainConfig, nn.Module, dict[str, Any]]:

@@ -1,15 +1,13 @@
 """The model card of a packaged model: what it is, how it was made, and what the file itself scores.
 
-`python -m training.card MODEL.onnx --data DATA --runs RUN [RUN ...]` writes ``MODEL.md`` and
+`python -m training card MODEL.onnx --data DATA --runs RUN [RUN ...]` writes ``MODEL.md`` and
 ``MODEL.png`` beside the model. All figures come from the exported file, run by `edgepose.Estimator`
 on the whole pictures, and from the logs of the training runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgepose import Estimator
-from training.data.lsp import load_lsp
+from edgepose.errors import InvalidInputError
 from training.data.people import People
 from training.metrics import lsp_torso, pck, pck_table
 
@@ -38,7 +36,14 @@ def measure(model: Path, people: People, *, flip_test: bool) -> NDArray[np.float
 
 
 def read_runs(folders: list[Path]) -> Runs:
-    """Name and log lines of each training run, in the order in which they were made."""
+    """Name and log lines of each training run, in the order in which they were made.
+
+    Raises:
+        InvalidInputError: a folder holds no log.
+    """
+    for folder in folders:
+        if not (folder / "log.jsonl").is_file():
+            raise InvalidInputError(f"no training run; found no log.jsonl in {folder}; give the run's folder")
     return [
         (folder.name, [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()])
         for folder in folders
@@ -54,7 +59,7 @@ def plot(runs: Runs, path: Path) -> None:
         epochs = [start + line["epoch"] for line in lines]
         left.semilogy(epochs, [line["loss"] for line in lines], label=name)
         scored = [(e, line["pck"]) for e, line in zip(epochs, lines, strict=True) if "pck" in line]
-        right.plot(*zip(*scored, strict=True), marker=".", label=name)
+        right.plot([e for e, _ in scored], [value for _, value in scored], marker=".", label=name)
         start = epochs[-1]
     left.set(xlabel="epoch", ylabel="training loss")
     right.set(xlabel="epoch", ylabel="PCK@0.2, held-out LSPet")
@@ -108,7 +113,7 @@ out to choose the checkpoint by. No weights from elsewhere. Seed {seed}.
 |---|---|---|---|
 {chr(10).join(made)}
 
-Machine: {platform.machine()}, {notes}
+{sum(len(lines) for _, lines in runs)} epochs in all, {notes}. {spec.provenance.get("remark", "")}
 
 ![curves]({model.with_suffix(".png").name})
 
@@ -126,21 +131,3 @@ judge for yourself whether that suits your use. The training pictures show peopl
 middle of each picture; expect less of crowds, of seated or half-visible people, and of children.
 """
     model.with_suffix(".md").write_text(text)
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m training.card", description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds lsp/")
-    parser.add_argument(
-        "--runs", type=Path, nargs="+", required=True, help="folders of the training runs, in order"
-    )
-    parser.add_argument("--notes", default="", help="what the runs were made on")
-    options = parser.parse_args()
-    people = load_lsp(options.data / "lsp", 1001, 2000)
-    write_card(options.model, people, read_runs(options.runs), options.notes)
-
-
-if __name__ == "__main__":
-    main()
