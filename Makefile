@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-SOURCE ?= edgepose/samples/cameraman.jpg
+SAMPLE := edgepose/samples/astronaut
+SOURCE ?= $(SAMPLE).jpg
 OUT ?= out
 # The CPU build by its full name, so that a build with CUDA of several gigabytes never comes unasked.
 TORCH ?= torch==2.13.0+cpu
@@ -14,6 +15,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt $(CPP)
 
+# The packaged photo shows half of a person; its box says where the whole one would be.
+BOXES := $(if $(filter $(SAMPLE).jpg,$(SOURCE)),--boxes $(SAMPLE).json)
+
 .PHONY: help demo test test-slow test-matrix smoke lint bench readme clean
 .DELETE_ON_ERROR:
 
@@ -21,8 +25,7 @@ help:  ## list the tasks
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.demo  ## poses on the packaged photo, or on SOURCE=my.jpg; the picture goes to out/
-	@$(BIN)/edgepose predict "$(SOURCE)" --output "$(OUT)/"
-	@echo "drawn: $(OUT)/$$(basename "$(SOURCE)")"
+	@$(BIN)/edgepose predict "$(SOURCE)" $(BOXES) --output "$(OUT)/"
 
 test: $(VENV)/.test  ## the whole suite
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import edgepose
 from edgepose.backends import read_model_spec
 from edgepose.estimator import resolve_model
-from edgepose.samples import PERSON
+from edgepose.samples import PERSON, PERSON_BOXES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -20,7 +21,7 @@ def main() -> None:
     README.write_text(render(README.read_text("utf-8")), "utf-8")
     with edgepose.Estimator() as estimator:
         image = edgepose.read_image(PERSON)
-        picture = estimator(image).draw(image)
+        picture = estimator(image, boxes=json.loads(PERSON_BOXES.read_text())).draw(image)
     import cv2
 
     target = ROOT / "docs" / "images" / PERSON.name

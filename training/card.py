@@ -113,7 +113,8 @@ out to choose the checkpoint by. No weights from elsewhere. Seed {seed}.
 |---|---|---|---|
 {chr(10).join(made)}
 
-{sum(len(lines) for _, lines in runs)} epochs in all, {notes}. {spec.provenance.get("remark", "")}
+{sum(len(lines) for _, lines in runs)} epochs in all, {notes}.
+{spec.provenance.get("remark", "")}
 
 ![curves]({model.with_suffix(".png").name})
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["PERSON"]
+__all__ = ["PERSON", "PERSON_BOXES"]
 
-PERSON = Path(__file__).parent / "cameraman.jpg"
+PERSON = Path(__file__).parent / "astronaut.jpg"
 """A photo of one person."""
+
+PERSON_BOXES = PERSON.with_suffix(".json")
+"""The box of the whole person in that photo, as ``edgepose predict --boxes`` takes it.
+
+It reaches below the picture's edge, to where the feet would be.
+"""

@@ -22,7 +22,8 @@ SDIST = (
 PACKAGE = (
     "edgepose/py.typed",
     "edgepose/models/lpn50-lsp.onnx",
-    "edgepose/samples/cameraman.jpg",
+    "edgepose/samples/astronaut.jpg",
+    "edgepose/samples/astronaut.json",
     "edgepose/samples/CREDITS.txt",
 )
 FOREIGN = ("training/", "tests/", "csrc/", "benchmarks/", "docs/")
@@ -54,7 +55,7 @@ def check_demo(tree: Path) -> None:
     for text in ("right_ankle", "head_top", "score"):
         if text not in printed:
             raise SystemExit(f"make demo did not print {text}:\n{printed}")
-    drawn, sample = tree / "out" / "cameraman.jpg", tree / "edgepose" / "samples" / "cameraman.jpg"
+    drawn, sample = tree / "out" / "astronaut.jpg", tree / "edgepose" / "samples" / "astronaut.jpg"
     if not drawn.is_file() or drawn.read_bytes() == sample.read_bytes():
         raise SystemExit(f"make demo did not draw {drawn}:\n{printed}")
     print(printed, end="")
