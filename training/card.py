@@ -27,6 +27,9 @@ Runs = list[tuple[str, list[dict[str, Any]]]]
 GOAL = 84.32
 """PCK@0.2 of CPM trained on the same pictures, by the same evaluation."""
 
+MILESTONE = 60
+"""PCK@0.2 under which training is known to be unfinished."""
+
 
 def measure(model: Path, people: People, *, flip_test: bool) -> NDArray[np.float64]:
     """PCK@0.2 per joint of a model file on people whose region is the whole picture."""
@@ -85,6 +88,9 @@ def write_card(model: Path, people: People, runs: Runs, notes: str) -> None:
         for (name, lines), time in zip(runs, seconds, strict=True)
     ]
     reached = tables[0]["mean"]
+    unfinished = ""
+    if reached < MILESTONE:
+        unfinished = f"Training is unfinished: not even the first milestone of {MILESTONE} is reached."
     height, width = spec.input_size
     seed = spec.provenance.get("config", {}).get("seed")
     text = f"""# {spec.name}
@@ -102,7 +108,7 @@ shoulder to right hip), this file run by `edgepose.Estimator` on the whole pictu
 {chr(10).join(rows)}
 
 The aim is {GOAL}, what CPM reaches on the same data; this file is {abs(GOAL - reached):.2f} points
-{"below" if reached < GOAL else "above"} it.
+{"below" if reached < GOAL else "above"} it. {unfinished}
 
 ## Training
 
