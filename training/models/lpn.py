@@ -78,10 +78,14 @@ class LPN(nn.Module):
         self.final_layer = nn.Conv2d(256, joints, 1)
         init_weights(self, "normal")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
+        """All but the final layer: (n, 256, h/4, w/4)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.final_layer(self.deconv_layers(x))
+        return self.deconv_layers(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.final_layer(self.features(x))
 
 
 @register
