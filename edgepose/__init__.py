@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgepose.result import Joint, Person, PoseResult, Source, Timings
     from edgepose.skeleton import Skeleton, coco17, crowdpose14, lsp14, mpii16
     from edgepose.sources import Frame, FrameSource, Skip, open_source, read_image
-    from edgepose.spec import Decoder, ModelSpec
+    from edgepose.spec import Decoder, Grouping, ModelSpec
 
 __version__ = "0.1.0"
 
@@ -49,7 +49,7 @@ _MODULES = {
     "result": ("Joint", "Person", "PoseResult", "Source", "Timings"),
     "skeleton": ("Skeleton", "coco17", "crowdpose14", "lsp14", "mpii16"),
     "sources": ("Frame", "FrameSource", "Skip", "open_source", "read_image"),
-    "spec": ("Decoder", "ModelSpec"),
+    "spec": ("Decoder", "Grouping", "ModelSpec"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -64,6 +64,7 @@ __all__ = [
     "EstimatorInfo",
     "Frame",
     "FrameSource",
+    "Grouping",
     "InvalidInputError",
     "Joint",
     "ModelFormatError",

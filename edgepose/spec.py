@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from edgepose.errors import EdgePoseError, ModelFormatError
-from edgepose.skeleton import Skeleton
+from edgepose.skeleton import Skeleton, coco17, crowdpose14, lsp14
 
-__all__ = ["METADATA_KEY", "Decoder", "ModelSpec"]
+__all__ = ["METADATA_KEY", "Decoder", "Grouping", "ModelSpec", "default_joint_order"]
 
 METADATA_KEY = "edgepose"
 """Key of an ONNX file's ``metadata_props`` under which the spec stands as JSON."""
@@ -19,6 +19,27 @@ METADATA_KEY = "edgepose"
 FORMAT_VERSION = 1
 MAX_JSON_BYTES = 1 << 20
 _MAX_SIDE = 8192
+_MAX_PEOPLE = 1024
+_MAX_WINDOW = 63
+
+# Trunk first: its joints are found best, and the first joints found make the persons that the later
+# ones join. HigherHRNet's order for COCO; its code takes the first 14 entries for CrowdPose.
+_COCO_ORDER = (0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13, 14, 15, 16)
+_JOINT_ORDERS = {
+    coco17.name: _COCO_ORDER,
+    crowdpose14.name: _COCO_ORDER[:14],
+    lsp14.name: (12, 13, 9, 8, 3, 2, 10, 7, 11, 6, 4, 1, 5, 0),
+}
+
+
+def default_joint_order(skeleton: Skeleton) -> tuple[int, ...]:
+    """The order in which joints are grouped to persons, for a skeleton that no `Grouping` says it for.
+
+    HigherHRNet's for ``coco17`` and ``crowdpose14``, from the head down for ``lsp14``, else the
+    skeleton's own.
+    """
+    order = _JOINT_ORDERS.get(skeleton.name, ())
+    return order if len(order) == len(skeleton) else tuple(range(len(skeleton)))
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,57 @@ class Decoder:
 
 
 @dataclass(frozen=True)
+class Grouping:
+    """How a bottom-up network's heatmaps and tags become persons.
+
+    Source: associative embedding (Newell et al. 2017) as HigherHRNet (Cheng et al. 2020) runs it;
+    the defaults are those of its COCO configuration.
+
+    Attributes:
+        detection_threshold: peaks must be higher.
+        tag_threshold: a joint joins a person only if its tag lies nearer than this.
+        window: side of the square in which a peak must be the largest pixel, odd.
+        max_people: peaks taken per joint, and persons that a joint is compared with.
+        joint_order: joint indices in the order in which they are grouped; empty: `ModelSpec` puts
+            `default_joint_order` in its place.
+        use_detection_val: prefer the higher peak where tags lie equally near.
+        ignore_too_much: take no new joints once there are `max_people` persons.
+        adjust: move joints a quarter pixel towards the larger neighbour.
+        refine: fill a person's missing joints with the best-fitting pixels of the maps.
+        project_to_image: group on maps of the input's size rather than of the network's largest output.
+    """
+
+    detection_threshold: float = 0.1
+    tag_threshold: float = 1.0
+    window: int = 5
+    max_people: int = 30
+    joint_order: tuple[int, ...] = ()
+    use_detection_val: bool = True
+    ignore_too_much: bool = False
+    adjust: bool = True
+    refine: bool = True
+    project_to_image: bool = True
+
+    def check(self, joints: int) -> None:
+        """Raise `ModelFormatError` unless this serves a skeleton of so many joints."""
+        _check_number("grouping.detection_threshold", self.detection_threshold)
+        low = self.detection_threshold >= 0
+        _check(low, "grouping.detection_threshold", self.detection_threshold, "a number of at least 0")
+        _check_number("grouping.tag_threshold", self.tag_threshold, positive=True)
+        for name, limit in (("window", _MAX_WINDOW), ("max_people", _MAX_PEOPLE)):
+            value = getattr(self, name)
+            usable = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= limit
+            _check(usable, f"grouping.{name}", value, f"a whole number from 1 to {limit}")
+        _check(self.window % 2 == 1, "grouping.window", self.window, "an odd number")
+        usable = all(type(joint) is int for joint in self.joint_order)
+        usable = usable and sorted(self.joint_order) == list(range(joints))
+        _check(usable, "grouping.joint_order", self.joint_order, f"every index from 0 to {joints - 1} once")
+        for name in ("use_detection_val", "ignore_too_much", "adjust", "refine", "project_to_image"):
+            value = getattr(self, name)
+            _check(isinstance(value, bool), f"grouping.{name}", value, "true or false")
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """Description of a model, sufficient to run it.
 
@@ -47,14 +119,18 @@ class ModelSpec:
         name: the model's name, for instance ``"lpn50-lsp"``.
         task: ``"topdown"`` (one person per crop) or ``"bottomup"`` (all people of the picture).
         skeleton: the joints in the order of the heatmap channels.
-        input_size: (height, width) of the network's input in pixels.
+        input_size: (height, width) of the network's input in pixels. A bottom-up model's is square:
+            the length to which the shorter side of a picture is resized; the other follows from the
+            picture (see `edgepose.pipeline.bottomup`).
         color: channel order that the network was trained with.
         mean, std: per channel position, applied to value / 255.
         padding: factor by which a person box is enlarged before cropping. The whole picture,
             taken as the box when none is given, is not enlarged.
         coordinates: ``"legacy"`` maps heatmap to image exactly as the official checkpoints were
-            trained; ``"udp"`` is the unbiased mapping (see `edgepose.pipeline.geometry`).
-        decoder: how heatmaps become joints.
+            trained; ``"udp"`` is the unbiased mapping (see `edgepose.pipeline.geometry`). Bottom-up
+            models are ``"legacy"``.
+        decoder: how heatmaps become joints, top-down.
+        grouping: how heatmaps and tags become persons; bottom-up models have one, top-down models None.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
         provenance: where the weights come from (data, licence, command, seed, versions).
         parity: measured figures (accuracy, difference from the source).
@@ -73,6 +149,7 @@ class ModelSpec:
     padding: float = 1.25
     coordinates: Literal["legacy", "udp"] = "udp"
     decoder: Decoder = field(default_factory=Decoder)
+    grouping: Grouping | None = None
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
@@ -98,16 +175,38 @@ class ModelSpec:
             _check(len(values) == 3, field_name, values, "three numbers")
             for value in values:
                 _check_number(field_name, value, positive=field_name == "std")
+        if self.task == "topdown":
+            _check(self.grouping is None, "grouping", self.grouping, "None for a top-down model")
+        else:
+            self._check_bottom_up()
+
+    def _check_bottom_up(self) -> None:
+        grouping = self.grouping
+        if not isinstance(grouping, Grouping):
+            _check(False, "grouping", grouping, "a Grouping for a bottom-up model")
+            return
+        if not grouping.joint_order:
+            grouping = replace(grouping, joint_order=default_joint_order(self.skeleton))
+            object.__setattr__(self, "grouping", grouping)
+        grouping.check(len(self.skeleton))
+        square = self.input_size[0] == self.input_size[1]
+        _check(square, "input_size", self.input_size, "a square for a bottom-up model")
+        legacy = self.coordinates == "legacy"
+        _check(legacy, "coordinates", self.coordinates, "'legacy' for a bottom-up model")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready form; `from_dict` reads it back."""
         data: dict[str, Any] = {"format_version": FORMAT_VERSION}
         for item in fields(self):
             value = getattr(self, item.name)
+            if item.name == "grouping" and value is None:  # as readers expect that know no grouping
+                continue
             if isinstance(value, Skeleton):
                 value = value.to_dict()
-            elif isinstance(value, Decoder):
+            elif isinstance(value, (Decoder, Grouping)):
                 value = {part.name: getattr(value, part.name) for part in fields(value)}
+                if "joint_order" in value:
+                    value["joint_order"] = list(value["joint_order"])
             elif isinstance(value, tuple):
                 value = list(value)
             elif isinstance(value, Mapping):
@@ -144,6 +243,10 @@ class ModelSpec:
             values["skeleton"] = Skeleton.from_dict(values["skeleton"])
             if "decoder" in values:
                 values["decoder"] = Decoder(**values["decoder"])
+            if values.get("grouping") is not None:
+                parts = dict(values["grouping"])
+                parts["joint_order"] = tuple(parts.get("joint_order", ()))
+                values["grouping"] = Grouping(**parts)
             for name in ("input_size", "mean", "std"):
                 if name in values:
                     values[name] = tuple(values[name])

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepose import Decoder, ModelFormatError, ModelSpec, coco17, lsp14
+from edgepose import Decoder, Grouping, ModelFormatError, ModelSpec, Skeleton, coco17, crowdpose14, lsp14
+from edgepose.backends import read_model_spec
+from edgepose.estimator import MODELS
 
 SPEC = ModelSpec(
     name="lpn50",
@@ -23,9 +25,17 @@ SPEC = ModelSpec(
     provenance={"data": ["COCO"], "seed": 1},
     parity={"heatmap_error": 1e-6},
 )
+BOTTOM_UP = ModelSpec(
+    name="higher",
+    skeleton=lsp14,
+    input_size=(256, 256),
+    task="bottomup",
+    coordinates="legacy",
+    grouping=Grouping(detection_threshold=0.05, max_people=12, refine=False),
+)
 
 
-@pytest.mark.parametrize("spec", [SPEC, ModelSpec("small", lsp14, (128, 128))])
+@pytest.mark.parametrize("spec", [SPEC, BOTTOM_UP, ModelSpec("small", lsp14, (128, 128))])
 def test_round_trip(spec: ModelSpec) -> None:
     assert ModelSpec.from_json(spec.to_json()) == spec
     assert ModelSpec.from_json(spec.to_json().encode()) == spec
@@ -60,6 +70,86 @@ def test_unusable_values_are_named(field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("grouping", None),
+        ("grouping", {"window": 5}),
+        ("input_size", (256, 192)),
+        ("coordinates", "udp"),
+    ],
+)
+def test_what_a_bottom_up_model_needs_is_named(field: str, value: Any) -> None:
+    with pytest.raises(ModelFormatError, match=field):
+        dataclasses.replace(BOTTOM_UP, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("detection_threshold", -0.1),
+        ("detection_threshold", float("nan")),
+        ("tag_threshold", 0),
+        ("window", 4),
+        ("window", 0),
+        ("window", 5.0),
+        ("max_people", 0),
+        ("max_people", True),
+        ("joint_order", (0, 1)),
+        ("joint_order", (*range(13), 12)),
+        ("joint_order", (*range(13), 13.0)),
+        ("use_detection_val", 1),
+        ("ignore_too_much", None),
+        ("adjust", "yes"),
+        ("refine", 0),
+        ("project_to_image", None),
+    ],
+)
+def test_unusable_groupings_are_named(field: str, value: Any) -> None:
+    with pytest.raises(ModelFormatError, match=f"grouping.{field}"):
+        dataclasses.replace(BOTTOM_UP, grouping=dataclasses.replace(Grouping(), **{field: value}))
+
+
+def test_a_top_down_model_has_no_grouping() -> None:
+    with pytest.raises(ModelFormatError, match="grouping"):
+        dataclasses.replace(SPEC, grouping=Grouping())
+    assert "grouping" not in SPEC.to_dict()
+    assert ModelSpec.from_dict(SPEC.to_dict() | {"grouping": None}) == SPEC
+
+
+def test_files_from_before_grouping_still_load() -> None:
+    spec = read_model_spec(MODELS / "lpn50-lsp.onnx")
+    assert (spec.task, spec.grouping) == ("topdown", None)
+    assert ModelSpec.from_dict(spec.to_dict()) == spec
+
+
+ARM = Skeleton("arm3", ("shoulder", "elbow", "wrist"), ((0, 1),), (), (0.1,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("skeleton", "order"),
+    [
+        (coco17, (0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13, 14, 15, 16)),
+        (crowdpose14, (0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13)),
+        (ARM, (0, 1, 2)),
+        (dataclasses.replace(ARM, name="coco17"), (0, 1, 2)),
+    ],
+)
+def test_order_of_grouping(skeleton: Skeleton, order: tuple[int, ...]) -> None:
+    spec = dataclasses.replace(BOTTOM_UP, skeleton=skeleton, grouping=Grouping())
+    assert spec.grouping is not None
+    assert spec.grouping.joint_order == order
+    own = Grouping(joint_order=order[::-1])
+    assert dataclasses.replace(spec, grouping=own).grouping == own
+
+
+def test_lsp_is_grouped_from_the_head_down() -> None:
+    assert BOTTOM_UP.grouping is not None
+    names = [lsp14.joints[joint].split("_")[-1] for joint in BOTTOM_UP.grouping.joint_order]
+    assert names[:2] == ["neck", "top"]
+    assert names[2::2] == names[3::2] == ["shoulder", "hip", "elbow", "wrist", "knee", "ankle"]
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"format_version": 2}, "version 2"),
@@ -70,6 +160,9 @@ def test_unusable_values_are_named(field: str, value: Any) -> None:
         ({"decoder": {"name": "argmax", "window": 3}}, "window"),
         ({"decoder": 5}, "damaged"),
         ({"input_size": 256}, "damaged"),
+        ({"task": "bottomup", "coordinates": "legacy"}, "grouping"),
+        ({"grouping": {"windows": 3}}, "windows"),
+        ({"grouping": 5}, "damaged"),
         ({"mean": "abc"}, "mean"),
     ],
 )
@@ -92,11 +185,19 @@ json_values = st.recursive(
 )
 
 
-@given(st.sampled_from(sorted(SPEC.to_dict())), json_values)
+@given(st.sampled_from(sorted(BOTTOM_UP.to_dict())), json_values)
 def test_any_value_in_any_field_is_taken_or_refused(field: str, value: Any) -> None:
-    text = json.dumps(SPEC.to_dict() | {field: value})
+    text = json.dumps(BOTTOM_UP.to_dict() | {field: value})
     with contextlib.suppress(ModelFormatError):
         ModelSpec.from_json(text)
+
+
+@given(st.sampled_from([field.name for field in dataclasses.fields(Grouping)]), json_values)
+def test_any_value_in_a_grouping_is_taken_or_refused(field: str, value: Any) -> None:
+    data = BOTTOM_UP.to_dict()
+    data["grouping"][field] = value
+    with contextlib.suppress(ModelFormatError):
+        ModelSpec.from_json(json.dumps(data))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", "[" * 100_000, b"\xff\xfe", " " * (1 << 20) + "{}"])

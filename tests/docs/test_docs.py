@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import edgepose
-from edgepose import ModelSpec, read_image
+from edgepose import Grouping, ModelSpec, read_image
 from edgepose.estimator import resolve_model
 from edgepose.samples import PERSON
 
@@ -131,10 +131,18 @@ def test_example_description_is_complete() -> None:
 
 
 def test_format_page_lists_every_field() -> None:
-    page = (ROOT / "docs" / "file-format.md").read_text("utf-8").partition("## Description")[2]
-    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
-    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    assert listed == {"format_version", *(field.name for field in dataclasses.fields(ModelSpec))}
+    page = (ROOT / "docs" / "file-format.md").read_text("utf-8")
+
+    def listed(section: str) -> set[str]:
+        text = page.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+        rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+        return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+    assert listed("Description") == {
+        "format_version",
+        *(field.name for field in dataclasses.fields(ModelSpec)),
+    }
+    assert listed("Grouping") == {field.name for field in dataclasses.fields(Grouping)}
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
