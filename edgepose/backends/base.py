@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,11 @@ from numpy.typing import NDArray
 
 from edgepose.spec import ModelSpec
 
-__all__ = ["Backend", "default_threads"]
+__all__ = ["HEATMAPS", "INPUT", "TAGS", "Backend", "default_threads", "wanted_outputs"]
+
+INPUT = "image"
+HEATMAPS = "heatmaps"
+TAGS = "tags"
 
 
 class Backend(Protocol):
@@ -22,20 +27,25 @@ class Backend(Protocol):
         spec: the description that the file carries.
         name: the runtime, for instance ``"onnxruntime"``.
         device: where it runs: ``"cpu"`` or ``"cuda:0"``.
+        input_size: (height, width) that the network takes, None where they are free.
     """
 
     spec: ModelSpec
     name: str
     device: str
+    input_size: tuple[int, int] | None
 
     def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating]]:
         """Run the network.
 
         Args:
-            batch: (n, 3, h, w) float32, normalised, C-contiguous; any n ≥ 1.
+            batch: (n, 3, h, w) float32, normalised, C-contiguous; any n ≥ 1, and of `input_size`
+                where that is fixed.
 
         Returns:
-            Arrays by output name; ``"heatmaps"`` is (n, k, h', w').
+            Arrays by output name, in the order of the file. Top-down: ``"heatmaps"`` (n, k, h', w').
+            Bottom-up: those whose names begin with ``"heatmaps"``, by rising size, and with ``"tags"``,
+            (n, k or 1, h', w').
         """
 
     def describe(self) -> dict[str, Any]:
@@ -43,6 +53,15 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release the model. `run` must not be called again."""
+
+
+def wanted_outputs(spec: ModelSpec, names: Sequence[str]) -> list[str]:
+    """Those of a network's outputs that its task needs, in their order; empty where one is lacking."""
+    if spec.task == "topdown":
+        return [HEATMAPS] if HEATMAPS in names else []
+    wanted = [name for name in names if name.startswith((HEATMAPS, TAGS))]
+    complete = all(any(name.startswith(kind) for name in wanted) for kind in (HEATMAPS, TAGS))
+    return wanted if complete else []
 
 
 def default_threads() -> int:

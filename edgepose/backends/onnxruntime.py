@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.backends.base import default_threads
+from edgepose.backends.base import HEATMAPS, INPUT, TAGS, default_threads, wanted_outputs
 from edgepose.backends.onnx_metadata import read_spec
 from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelFormatError
 from edgepose.optional import require
@@ -19,16 +19,13 @@ __all__ = ["OnnxRuntimeBackend"]
 
 _log = logging.getLogger("edgepose")
 
-INPUT = "image"
-HEATMAPS = "heatmaps"
-
 
 class OnnxRuntimeBackend:
     """A `Backend` that runs an ONNX file with ONNX Runtime.
 
     Args:
-        path: the ONNX file; its input ``image`` is (n, 3, h, w) float32 with dynamic n, its output
-            ``heatmaps`` is (n, k, h', w').
+        path: the ONNX file; its input ``image`` is (n, 3, h, w) float32 with dynamic n, its outputs are
+            those of `Backend.run`. h and w are the spec's, or, bottom-up, both dynamic or both fixed.
         device: ``"auto"`` takes CUDA where this ONNX Runtime has it and it loads, else the CPU, with a
             logged warning when CUDA was there and failed; ``"cuda"`` or ``"cuda:1"`` raises instead.
         threads: CPU threads; None for all that this process may use.
@@ -38,6 +35,7 @@ class OnnxRuntimeBackend:
     """
 
     name = "onnxruntime"
+    input_size: tuple[int, int] | None
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int | None = None) -> None:
         self.spec = read_spec(path)
@@ -100,37 +98,51 @@ class OnnxRuntimeBackend:
         """Compare inputs and outputs with the spec, so that a mismatch is known before the first run."""
         inputs = {item.name: item for item in self._session.get_inputs()}
         outputs = {item.name: item for item in self._session.get_outputs()}
-        if set(inputs) != {INPUT} or HEATMAPS not in outputs:
+        self._outputs = wanted_outputs(self.spec, list(outputs))
+        bottom_up = self.spec.task == "bottomup"
+        if set(inputs) != {INPUT} or not self._outputs:
+            expected = [HEATMAPS, f"{HEATMAPS}_high", TAGS] if bottom_up else [HEATMAPS]
             raise ModelFormatError(
                 f"cannot run {path}; found inputs {sorted(inputs)} and outputs {sorted(outputs)}, expected "
-                f"[{INPUT!r}] and [{HEATMAPS!r}]; export it again"
+                f"[{INPUT!r}] and {expected}; export it again"
             )
-        image, heatmaps = inputs[INPUT], outputs[HEATMAPS]
-        expected = [None, 3, *self.spec.input_size]
-        if image.type != "tensor(float)" or not _fits(image.shape, expected):
+        image = inputs[INPUT]
+        size: list[Any] = [..., ...] if bottom_up else list(self.spec.input_size)
+        if image.type != "tensor(float)" or not _fits(image.shape, [None, 3, *size]):
+            sides = ["height", "width"] if bottom_up else size
             raise ModelFormatError(
                 f"cannot run {path}; its input is {image.type} {image.shape}, its ModelSpec says "
-                f"tensor(float) ['batch', {', '.join(map(str, expected[1:]))}] with dynamic batch; "
+                f"tensor(float) ['batch', 3, {', '.join(map(str, sides))}] with dynamic batch; "
                 "export it again"
             )
-        if heatmaps.type not in ("tensor(float)", "tensor(float16)") or not _fits(
-            heatmaps.shape, [None, len(self.spec.skeleton), ..., ...]
-        ):
+        height, width = image.shape[2:]
+        if isinstance(height, int) != isinstance(width, int):
             raise ModelFormatError(
-                f"cannot run {path}; its heatmaps are {heatmaps.type} {heatmaps.shape}, its ModelSpec has "
-                f"{len(self.spec.skeleton)} joints; export it again"
+                f"cannot run {path}; its input is {image.shape}, with only one side fixed; export it with "
+                "height and width both dynamic or both fixed"
             )
+        self.input_size = (height, width) if isinstance(height, int) else None
+        joints = len(self.spec.skeleton)
+        for name in self._outputs:
+            output, kind = outputs[name], TAGS if name.startswith(TAGS) else HEATMAPS
+            channels = (joints, 1) if kind == TAGS else (joints,)
+            fits = any(_fits(output.shape, [None, count, ..., ...]) for count in channels)
+            if output.type not in ("tensor(float)", "tensor(float16)") or not fits:
+                raise ModelFormatError(
+                    f"cannot run {path}; its {name} are {output.type} {output.shape}, its ModelSpec has "
+                    f"{joints} joints; export it again"
+                )
 
     def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating]]:
         """Run the network on (n, 3, h, w) float32; outputs by name."""
         try:
-            values = self._session.run([HEATMAPS], {INPUT: batch})
+            values = self._session.run(self._outputs, {INPUT: batch})
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise BackendUnavailableError(
                 f"the network failed on {self.device}; found {_first_line(error)}; try a smaller batch or "
                 "another device"
             ) from error
-        return {HEATMAPS: values[0]}
+        return dict(zip(self._outputs, values, strict=True))
 
     def describe(self) -> dict[str, Any]:
         """Runtime, version, device and threads."""

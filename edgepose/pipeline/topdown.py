@@ -18,15 +18,14 @@ from edgepose.backends import Backend
 from edgepose.errors import ModelFormatError
 from edgepose.kernels import Kernels
 from edgepose.pipeline.geometry import apply_affine, box_to_region, crop_affine, picture_box
+from edgepose.pipeline.poses import Floats, Poses, StageTimes, lap
 
-__all__ = ["PersonBoxes", "Poses", "StageTimes", "TopDown"]
+__all__ = ["PersonBoxes", "TopDown", "person_score"]
 
 MAX_BATCH = 32
 """Crops per run of the network; bounds its memory."""
 JOINT_SCORE_FLOOR = 0.2
 """Joints above it enter a person's score, as in the official COCO evaluation (``IN_VIS_THRE``)."""
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -37,36 +36,18 @@ class PersonBoxes:
         boxes: (n, 4) float32 xyxy pixels.
         scores: (n,) float32, 1 where nothing is known.
         padding: factor by which boxes are enlarged.
+        truncated: more persons were found than are looked at.
     """
 
     boxes: Floats
     scores: Floats
     padding: float
+    truncated: bool = False
 
     @classmethod
     def of_picture(cls, image: NDArray[np.uint8]) -> PersonBoxes:
         """The whole picture as the only box, not enlarged."""
         return cls(picture_box(*image.shape[:2])[None], np.ones(1, np.float32), 1.0)
-
-
-@dataclass(frozen=True)
-class Poses:
-    """Joints of the persons of one picture: keypoints (n, k, 2) in pixels, scores (n, k),
-    covariance (n, k, 2, 2) in square pixels or None, person scores (n,)."""
-
-    keypoints: Floats
-    scores: Floats
-    covariance: Floats | None
-    person_scores: Floats
-
-
-@dataclass
-class StageTimes:
-    """Milliseconds per stage, summed over the batches of a call."""
-
-    preprocess: float = 0.0
-    inference: float = 0.0
-    postprocess: float = 0.0
 
 
 class TopDown:
@@ -84,7 +65,7 @@ class TopDown:
     def __init__(self, backend: Backend, kernels: Kernels, *, flip_test: bool = False) -> None:
         spec = backend.spec
         if spec.task != "topdown":
-            raise ModelFormatError(f"model {spec.name!r} is {spec.task}; this version runs top-down models")
+            raise ModelFormatError(f"model {spec.name!r} is {spec.task}; give a top-down model")
         if spec.decoder.name == "soft_argmax" and spec.decoder.refine == "taylor":
             raise ModelFormatError(
                 f"model {spec.name!r} asks for a Taylor step after soft-argmax, which has no meaning; "
@@ -120,15 +101,15 @@ class TopDown:
             part = slice(start, start + MAX_BATCH)
             clock = time.perf_counter()
             crops = self._crop(images, owner[part], centers[part], extents[part])
-            clock = _lap(times, "preprocess", clock)
+            clock = lap(times, "preprocess", clock)
             heatmaps = self._heatmaps(crops)
-            clock = _lap(times, "inference", clock)
+            clock = lap(times, "inference", clock)
             parts.append(self._decode(heatmaps, centers[part], extents[part]))
-            _lap(times, "postprocess", clock)
+            lap(times, "postprocess", clock)
 
         clock = time.perf_counter()
         poses = self._split(parts, persons)
-        _lap(times, "postprocess", clock)
+        lap(times, "postprocess", clock)
         return poses, times
 
     def _crop(
@@ -220,6 +201,8 @@ class TopDown:
                     scores[mine],
                     None if covariance is None else covariance[mine],
                     person_scores[mine],
+                    person.boxes,
+                    person.truncated,
                 )
             )
         return poses
@@ -233,10 +216,3 @@ def person_score(scores: Floats) -> Floats:
     counted = scores > JOINT_SCORE_FLOOR
     total = np.where(counted, scores, 0).sum(axis=1, dtype=np.float32)
     return np.asarray(total / np.maximum(counted.sum(axis=1), 1), np.float32)
-
-
-def _lap(times: StageTimes, stage: str, since: float) -> float:
-    """Add the time since `since` to a stage; return the time now."""
-    now = time.perf_counter()
-    setattr(times, stage, getattr(times, stage) + (now - since) * 1e3)
-    return now

@@ -1,0 +1,438 @@
+"""Bottom-up pose estimation: all persons of a picture from one run of the network.
+
+Source: HigherHRNet (Cheng et al. 2020) with the grouping of associative embedding (Newell et al. 2017).
+The steps are those of its official test code: resize, network (also mirrored, also at other scales),
+aggregate, peaks, group, adjust, score, refine, and back to the picture.
+
+Resize rule: the shorter side of the picture becomes `ModelSpec.input_size`, the longer one is rounded
+up to a multiple of 64; the picture is not stretched, so that a black border fills the rest. A picture
+longer than `MAX_ASPECT` times its width is taken with a border along its sides.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.errors import InvalidInputError, ModelFormatError
+from edgepose.kernels import Kernels
+from edgepose.kernels.pose_maps import MAX_PERSONS, MapPass, PoseMaps
+from edgepose.pipeline.geometry import apply_affine, crop_affine
+from edgepose.pipeline.poses import Floats, Poses, StageTimes, lap
+from edgepose.spec import Grouping, ModelSpec
+
+__all__ = [
+    "BottomUp",
+    "Decoded",
+    "Region",
+    "decode_maps",
+    "fitted_region",
+    "input_region",
+    "keypoint_boxes",
+    "map_pass",
+    "person_score",
+    "split_outputs",
+    "to_picture",
+]
+
+MAX_ASPECT = 10
+"""Longer pictures get a border along their sides, which bounds the size of the network's input."""
+MAX_BATCH_PIXELS = 1 << 20
+"""Input pixels per run of the network, of pictures that share a size; bounds its memory."""
+MIN_SCALE, MAX_SCALE = 0.25, 4.0
+
+Outputs = Mapping[str, NDArray[Any]]
+Run = Callable[[Floats], Outputs]
+
+
+@dataclass(frozen=True)
+class Region:
+    """How a picture lies in the network's input.
+
+    Attributes:
+        size: (height, width) of the input in pixels.
+        center: (x, y) of the region's centre in picture pixels.
+        extent: (width, height) of the region in picture pixels; beyond the picture it is black.
+    """
+
+    size: tuple[int, int]
+    center: tuple[float, float]
+    extent: tuple[float, float]
+
+    def affine(self, size: tuple[int, int] | None = None) -> NDArray[np.float64]:
+        """(1, 2, 3) float64 from pixels of the input, or of maps of this size, to picture pixels."""
+        return crop_affine(np.array([self.center]), np.array([self.extent]), size or self.size, "legacy")
+
+
+def input_region(
+    height: int, width: int, input_size: int, scale: float = 1.0, smallest: float = 1.0
+) -> Region:
+    """The region of a network with a free input size, by HigherHRNet's rule.
+
+    Args:
+        height, width: of the picture.
+        input_size: what the shorter side becomes at scale 1.
+        scale: of this run, relative to `input_size`.
+        smallest: the smallest scale of the call, at which sizes are rounded to multiples of 64.
+    """
+    center = (int(width / 2 + 0.5), int(height / 2 + 0.5))
+    height, width = max(height, -(-width // MAX_ASPECT)), max(width, -(-height // MAX_ASPECT))
+    least = int((smallest * input_size + 63) // 64 * 64)
+    if width < height:
+        columns = _whole(least * scale / smallest)
+        rows = _whole(int((least / width * height + 63) // 64 * 64) * scale / smallest)
+        extent = (float(width), rows / columns * width)
+    else:
+        rows = _whole(least * scale / smallest)
+        columns = _whole(int((least / height * width + 63) // 64 * 64) * scale / smallest)
+        extent = (columns / rows * height, float(height))
+    return Region((rows, columns), center, extent)
+
+
+def _whole(size: float) -> int:
+    """A size cut to a whole number, unless it lies below one by rounding alone."""
+    return int(size + 1e-6)
+
+
+def fitted_region(height: int, width: int, size: tuple[int, int]) -> Region:
+    """The region of a network with a fixed input size: the whole picture, centred, not stretched."""
+    factor = max(width / size[1], height / size[0])
+    center = (int(width / 2 + 0.5), int(height / 2 + 0.5))
+    return Region(size, center, (size[1] * factor, size[0] * factor))
+
+
+def split_outputs(outputs: Sequence[NDArray[Any]], joints: int) -> dict[str, NDArray[Any]]:
+    """Name the outputs of a network in HigherHRNet's own layout.
+
+    Args:
+        outputs: (n, joints, h, w) heatmaps by rising resolution; channels after the joints are tags.
+        joints: number of joints.
+
+    Returns:
+        views by name: ``heatmaps``, ``heatmaps_high``, ``tags`` ... as in a model file.
+    """
+    named = {}
+    for stage, output in enumerate(outputs):
+        suffix = "" if stage == 0 else "_high" if stage == 1 else f"_high{stage}"
+        named[f"heatmaps{suffix}"] = output[:, :joints]
+        if output.shape[1] > joints:
+            named[f"tags{suffix}"] = output[:, joints:]
+    return named
+
+
+def map_pass(outputs: Outputs, index: int, joints: int, *, flipped: bool, tags: bool) -> MapPass:
+    """One picture's part of a run.
+
+    Args:
+        outputs: arrays (n, channels, h, w) by name.
+        index: of the picture in the batch.
+        joints: channels that heatmaps must have; tags have as many or one.
+        flipped: the run was on mirrored pictures.
+        tags: take the tags as well.
+
+    Raises:
+        ModelFormatError: an output is missing or has the wrong shape or type.
+    """
+    heatmaps: list[NDArray[Any]] = []
+    tag_maps: list[NDArray[Any]] = []
+    for name, output in outputs.items():
+        if not name.startswith(("heatmaps", "tags")):
+            continue
+        is_tags = name.startswith("tags")
+        channels = (joints, 1) if is_tags else (joints,)
+        if (
+            output.ndim != 4
+            or output.shape[1] not in channels
+            or not min(output.shape[2:])
+            or output.dtype not in (np.float32, np.float16)
+        ):
+            raise ModelFormatError(
+                f"the network's output {name!r} does not fit; found {output.dtype} {output.shape}, expected "
+                f"float32 or float16 (n, {' or '.join(map(str, channels))}, h, w); export the model again"
+            )
+        (tag_maps if is_tags else heatmaps).append(output[index])
+    if not heatmaps or not tag_maps:
+        raise ModelFormatError(
+            f"the network gives no {'tags' if heatmaps else 'heatmaps'}; found outputs {sorted(outputs)}; "
+            "export a bottom-up model with outputs 'heatmaps', 'heatmaps_high' and 'tags'"
+        )
+    return MapPass(tuple(heatmaps), tuple(tag_maps) if tags else (), flipped)
+
+
+class Decoded(NamedTuple):
+    """Persons in pixels of the final map.
+
+    Attributes:
+        persons: (p, k, 3 + t) float32: x, y, score and tags; zero where a joint is missing.
+        scores: (p,) float32, see `person_score`.
+        truncated: a person had to be dropped.
+    """
+
+    persons: Floats
+    scores: Floats
+    truncated: bool
+
+
+def decode_maps(
+    maps: PoseMaps,
+    kernels: Kernels,
+    grouping: Grouping,
+    *,
+    refine: bool | None = None,
+    official: bool = False,
+    max_persons: int | None = None,
+) -> Decoded:
+    """From a network's maps to persons: peaks, grouping, adjusting, scoring, refining.
+
+    Args:
+        maps: the outputs of all runs on one picture.
+        kernels: from `edgepose.kernels.get`.
+        grouping: of the model's spec.
+        refine: fill missing joints; None: as `grouping` says.
+        official: assign joints exactly as HigherHRNet's code does, ties included, without a limit on
+            persons.
+        max_persons: find up to so many persons where that is more than ``grouping.max_people``.
+    """
+    limit = grouping.max_people if official else max(grouping.max_people, min(max_persons or 0, MAX_PERSONS))
+    peaks = kernels.aggregate_nms_topk(maps, grouping.window, limit, grouping.detection_threshold)
+    persons, truncated = kernels.group(
+        peaks,
+        grouping.joint_order,
+        tag_threshold=grouping.tag_threshold,
+        use_detection_val=grouping.use_detection_val,
+        ignore_too_much=grouping.ignore_too_much,
+        max_persons=limit,
+        official=official,
+    )
+    if grouping.adjust:
+        persons = kernels.adjust(maps, persons)
+    scores = person_score(persons)
+    if grouping.refine if refine is None else refine:
+        persons = kernels.refine(maps, persons)
+    return Decoded(persons, scores, truncated)
+
+
+def person_score(persons: Floats) -> Floats:
+    """Mean of a person's joint scores, missing joints counting as 0: (p, k, 3 + t) -> (p,)."""
+    return np.asarray(persons[:, :, 2].mean(axis=1, dtype=np.float32), np.float32)
+
+
+def to_picture(decoded: Decoded, region: Region, size: tuple[int, int]) -> Poses:
+    """Map persons from the final map, of this (height, width), to the picture.
+
+    Missing joints become NaN; scores are clipped to 0 to 1.
+    """
+    persons = decoded.persons
+    affine = np.repeat(region.affine(size), len(persons), axis=0)
+    keypoints = apply_affine(affine, persons[:, :, :2]).astype(np.float32)
+    missing = ~(persons[:, :, 2] > 0)
+    keypoints[missing] = np.nan
+    scores = np.clip(np.where(missing, 0, persons[:, :, 2]), 0, 1)
+    person_scores = np.clip(np.nan_to_num(decoded.scores), 0, 1)
+    return Poses(keypoints, scores, None, person_scores, keypoint_boxes(keypoints), decoded.truncated)
+
+
+def keypoint_boxes(keypoints: Floats) -> Floats:
+    """Smallest boxes around joints: (n, k, 2) -> (n, 4) xyxy; NaN joints count not, without any: zeros."""
+    low = np.where(np.isnan(keypoints), np.inf, keypoints).min(axis=1, initial=np.inf)
+    high = np.where(np.isnan(keypoints), -np.inf, keypoints).max(axis=1, initial=-np.inf)
+    boxes = np.concatenate([low, high], axis=1)
+    return np.where(np.isfinite(boxes), boxes, 0).astype(np.float32)
+
+
+class BottomUp:
+    """The steps from pictures to all their persons. Reuses its buffers: one call at a time.
+
+    Args:
+        run: the network: a normalised batch (n, 3, h, w) float32 to outputs by name, as
+            `Backend.run` gives them (see `split_outputs` for a network's own layout). The batch is
+            overwritten after the call.
+        spec: of a bottom-up model.
+        kernels: from `edgepose.kernels.get`.
+        fixed_size: (height, width) if the network takes no other.
+        flip_test: average with the mirrored picture, which doubles the network's work.
+        scales: run at each of these scales and average (HigherHRNet's multi-scale test is 0.5, 1, 2).
+        refine, official, max_persons: see `decode_maps`.
+
+    Raises:
+        ModelFormatError: the spec is not that of a bottom-up model.
+        InvalidInputError: the scales cannot be used.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        spec: ModelSpec,
+        kernels: Kernels,
+        *,
+        fixed_size: tuple[int, int] | None = None,
+        flip_test: bool = False,
+        scales: Sequence[float] = (1.0,),
+        refine: bool | None = None,
+        official: bool = False,
+        max_persons: int | None = None,
+    ) -> None:
+        if spec.grouping is None:
+            raise ModelFormatError(f"model {spec.name!r} is {spec.task}; give a bottom-up model")
+        self._run = run
+        self._spec = spec
+        self._grouping = spec.grouping
+        self._kernels = kernels
+        self._fixed_size = fixed_size
+        self._flip_test = flip_test
+        self._scales = check_scales(scales, fixed_size)
+        self._refine = refine
+        self._official = official
+        self._max_persons = max_persons
+        self._buffers = [np.empty(0, np.float32), np.empty(0, np.float32)]
+
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> tuple[list[Poses], StageTimes]:
+        """Estimate the poses of all persons of all pictures; pictures of one size share runs.
+
+        Args:
+            images: BGR uint8 (H, W, 3) pictures.
+
+        Returns:
+            The poses of each picture, persons in the order in which grouping found them, and the time
+            per stage.
+        """
+        times = StageTimes()
+        poses: list[Poses] = []
+        plans = [self.regions(*image.shape[:2]) for image in images]
+        for part in _chunks(plans):
+            stacks = self.run_maps(images[part], plans[part], times)
+            clock = time.perf_counter()
+            for maps, regions in zip(stacks, plans[part], strict=True):
+                decoded = decode_maps(
+                    maps,
+                    self._kernels,
+                    self._grouping,
+                    refine=self._refine,
+                    official=self._official,
+                    max_persons=self._max_persons,
+                )
+                poses.append(to_picture(decoded, regions[-1], maps.size))
+            lap(times, "postprocess", clock)
+        return poses, times
+
+    def regions(self, height: int, width: int) -> list[Region]:
+        """The regions of a picture, in the order of the runs: by falling scale."""
+        if self._fixed_size is not None:
+            return [fitted_region(height, width, self._fixed_size)]
+        smallest, side = self._scales[-1], self._spec.input_size[0]
+        return [input_region(height, width, side, scale, smallest) for scale in self._scales]
+
+    def run_maps(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        plans: Sequence[Sequence[Region]],
+        times: StageTimes | None = None,
+    ) -> list[PoseMaps]:
+        """Run the network on pictures whose regions have the same sizes; return the maps of each.
+
+        Args:
+            images: BGR uint8 (H, W, 3) pictures.
+            plans: `regions` of each.
+            times: preprocess and inference are added to it.
+        """
+        times = times or StageTimes()
+        joints = len(self._spec.skeleton)
+        passes: list[list[MapPass]] = [[] for _ in images]
+        for step, scale in enumerate(self._scales):
+            clock = time.perf_counter()
+            batch = self._crop(images, [regions[step] for regions in plans])
+            clock = lap(times, "preprocess", clock)
+            runs = [(self._run(batch), False)]
+            clock = lap(times, "inference", clock)
+            if self._flip_test:
+                mirrored = self._buffer(1, batch.shape)
+                np.copyto(mirrored, batch[..., ::-1])
+                clock = lap(times, "preprocess", clock)
+                runs.append((self._run(mirrored), True))
+                lap(times, "inference", clock)
+            tags = len(self._scales) == 1 or scale == 1
+            for outputs, flipped in runs:
+                for index, found in enumerate(passes):
+                    found.append(map_pass(outputs, index, joints, flipped=flipped, tags=tags))
+        permutation = self._spec.skeleton.flip_permutation
+        return [
+            PoseMaps(tuple(found), self._final_size(image, found), permutation)
+            for image, found in zip(images, passes, strict=True)
+        ]
+
+    def _final_size(self, image: NDArray[np.uint8], passes: Sequence[MapPass]) -> tuple[int, int]:
+        if not self._grouping.project_to_image:
+            height, width = passes[0].heatmaps[-1].shape[1:]
+            return height, width
+        if self._fixed_size is not None:
+            return self._fixed_size
+        height, width = image.shape[:2]
+        return input_region(height, width, self._spec.input_size[0], 1.0, self._scales[-1]).size
+
+    def _crop(self, images: Sequence[NDArray[np.uint8]], regions: Sequence[Region]) -> Floats:
+        spec = self._spec
+        size = regions[0].size
+        batch = self._buffer(0, (len(images), 3, *size))
+        for index, (image, region) in enumerate(zip(images, regions, strict=True)):
+            self._kernels.crop_normalize(
+                image,
+                region.affine(),
+                size,
+                spec.mean,
+                spec.std,
+                spec.color == "rgb",
+                out=batch[index : index + 1],
+            )
+        return batch
+
+    def _buffer(self, index: int, shape: tuple[int, ...]) -> Floats:
+        count = math.prod(shape)
+        if len(self._buffers[index]) < count:
+            self._buffers[index] = np.empty(count, np.float32)
+        return self._buffers[index][:count].reshape(shape)
+
+
+def check_scales(scales: Sequence[float], fixed_size: tuple[int, int] | None = None) -> tuple[float, ...]:
+    """Check the scales of a multi-scale test; return them in falling order.
+
+    Raises:
+        InvalidInputError: they are no numbers from 0.25 to 4, repeated, without 1 among several, would
+            give sizes that a network cannot take, or the network's size is fixed.
+    """
+    try:
+        found = tuple(sorted((float(scale) for scale in scales), reverse=True))
+    except (TypeError, ValueError):
+        found = ()
+    wanted = ""
+    if not found or not all(MIN_SCALE <= scale <= MAX_SCALE for scale in found):
+        wanted = f"numbers from {MIN_SCALE} to {MAX_SCALE}, for instance (0.5, 1, 2)"
+    elif len(set(found)) < len(found):
+        wanted = "each scale once"
+    elif len(found) > 1 and 1 not in found:
+        wanted = "1 among several scales: the tags are taken there"
+    elif any(scale * 2 / found[-1] % 1 for scale in found):
+        wanted = "scales that are multiples of half the smallest, so that the network can take the sizes"
+    elif fixed_size is not None and found != (1.0,):
+        wanted = f"(1,): this model takes pictures of {fixed_size[1]}x{fixed_size[0]} alone"
+    if wanted:
+        raise InvalidInputError(f"scales are not usable; found {scales!r}; give {wanted}")
+    return found
+
+
+def _chunks(plans: Sequence[Sequence[Region]]) -> Iterator[slice]:
+    """Runs of neighbouring pictures whose regions have the same sizes, up to `MAX_BATCH_PIXELS`."""
+    start = 0
+    while start < len(plans):
+        sizes = [region.size for region in plans[start]]
+        most = max(1, MAX_BATCH_PIXELS // math.prod(sizes[0]))
+        stop = start + 1
+        while stop < min(len(plans), start + most) and [r.size for r in plans[stop]] == sizes:
+            stop += 1
+        yield slice(start, stop)
+        start = stop
