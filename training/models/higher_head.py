@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgepose.errors import InvalidInputError
 from training.models.layers import upsample_unit
 
-__all__ = ["HigherHead"]
+__all__ = ["HigherHead", "run_stages"]
 
 
 class HigherHead(nn.Module):
@@ -59,6 +59,15 @@ class HigherHead(nn.Module):
                 f"the options of {stages} deconvolutions do not fit; found {len(joined)} values of "
                 f"concatenate and {len(tagged)} of tags; give {stages} and {stages + 1}"
             )
+        if not any(tagged):
+            raise InvalidInputError(
+                "no stage predicts tags; found tags all false; set one, or take a top-down network"
+            )
+        if blocks < 0 or any(width < 1 for width in widths):
+            raise InvalidInputError(
+                f"unusable sizes of the deconvolutions; found widths {list(widths)} and {blocks} blocks; "
+                "give positive widths and no negative number of blocks"
+            )
         if kernel not in (1, 3):
             raise InvalidInputError(f"unknown kernel of the final convolutions; found {kernel}; use 1 or 3")
         self.concatenate = joined
@@ -70,13 +79,21 @@ class HigherHead(nn.Module):
         self.deconv_layers = nn.ModuleList()
         for width, join, out in zip(widths, joined, outputs[:-1], strict=True):
             unit = nn.Sequential(*upsample_unit(channels + join * out, width, kernel=4, groups=1, bias=False))
-            self.deconv_layers.append(nn.Sequential(unit, *(nn.Sequential(block(width)) for _ in range(blocks))))
+            self.deconv_layers.append(
+                nn.Sequential(unit, *(nn.Sequential(block(width)) for _ in range(blocks)))
+            )
             channels = width
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        outputs = [self.final_layers[0](x)]
-        stages = zip(self.deconv_layers, self.final_layers[1:], self.concatenate, strict=True)
-        for deconvolution, final, join in stages:
-            x = deconvolution(torch.cat((x, outputs[-1]), 1) if join else x)
-            outputs.append(final(x))
-        return outputs
+        return run_stages(x, self.final_layers, self.deconv_layers, self.concatenate)
+
+
+def run_stages(
+    x: Tensor, final_layers: nn.ModuleList, deconv_layers: nn.ModuleList, concatenate: Sequence[bool]
+) -> list[Tensor]:
+    """`HigherHead.forward`, for networks that hold the head's layers among their own."""
+    outputs = [final_layers[0](x)]
+    for deconvolution, final, join in zip(deconv_layers, final_layers[1:], concatenate, strict=True):
+        x = deconvolution(torch.cat((x, outputs[-1]), 1) if join else x)
+        outputs.append(final(x))
+    return outputs
