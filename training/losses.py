@@ -1,10 +1,13 @@
-"""Losses on heatmaps."""
+"""Losses on heatmaps and tags."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-__all__ = ["joints_mse"]
+from edgepose.errors import InvalidInputError
+
+__all__ = ["associative_embedding", "heatmap_mse", "joints_mse"]
 
 
 def joints_mse(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
@@ -18,3 +21,56 @@ def joints_mse(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
         weights: (n, k), 0 for joints that do not count.
     """
     return 0.5 * ((predicted.float() - target) * weights[:, :, None, None]).square().mean()
+
+
+def heatmap_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Masked mean squared error of bottom-up heatmaps (HigherHRNet, section 3.3).
+
+    The mean over pictures, joints and pixels of ``mask * (predicted - target) ** 2``; pixels that are
+    masked out still count in the mean.
+
+    Args:
+        predicted, target: heatmaps (n, k, h, w).
+        mask: (n, h, w) or (n, k, h, w), 0 where nothing is learnt.
+    """
+    if mask.ndim == 3:
+        mask = mask[:, None]
+    return ((predicted.float() - target).square() * mask).mean()
+
+
+def associative_embedding(tags: Tensor, joints: Tensor, kind: str = "exp") -> tuple[Tensor, Tensor]:
+    """Grouping loss on tags (Newell, Huang and Deng 2017, as HigherHRNet trains it).
+
+    Pull: the variance of a person's tags, its mean over the persons. Push: half the mean over ordered
+    pairs of persons of ``exp(-d ** 2)`` ("exp") or ``max(0, 1 - |d|)`` ("max"), d being the difference
+    of their mean tags; 0 for fewer than two persons. Persons without a valid joint do not count.
+
+    Args:
+        tags: (n, k, h, w), or (n, 1, h, w) of a network with one tag for all joints.
+        joints: (n, p, k, 2) int64: index into a picture's flattened tags, and 1 where it is valid;
+            see `training.data.targets.joint_indices`.
+        kind: ``"exp"`` or ``"max"``.
+
+    Returns:
+        push and pull, each a mean over the pictures.
+
+    Raises:
+        InvalidInputError: the kind is unknown.
+    """
+    if kind not in ("exp", "max"):
+        raise InvalidInputError(f"unknown grouping loss; found {kind!r}; give 'exp' or 'max'")
+    index, valid = joints[..., 0], joints[..., 1].to(torch.float32)
+    values = tags.float().flatten(1).gather(1, (index * joints[..., 1]).flatten(1)).view(index.shape)
+    count = valid.sum(-1)
+    mean = (values * valid).sum(-1) / count.clamp(min=1)
+    spread = ((values - mean[..., None]).square() * valid).sum(-1) / count.clamp(min=1)
+    present = (count > 0).to(torch.float32)
+    persons = present.sum(-1)
+    pull = spread.sum(-1) / persons.clamp(min=1)
+
+    distance = mean[:, :, None] - mean[:, None, :]
+    near = torch.exp(-distance.square()) if kind == "exp" else torch.relu(1 - distance.abs())
+    pairs = present[:, :, None] * present[:, None, :]
+    pairs = pairs * (1 - torch.eye(pairs.shape[-1], device=pairs.device))
+    push = 0.5 * (near * pairs).sum((1, 2)) / (persons * (persons - 1)).clamp(min=1)
+    return push.mean(), pull.mean()
