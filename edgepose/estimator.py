@@ -2,68 +2,54 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import inspect
 import logging
-import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgepose import kernels as kernel_ops
-from edgepose.backends import open_backend
-from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelNotFoundError
-from edgepose.pipeline.topdown import PersonBoxes, TopDown
-from edgepose.result import PoseResult, Source, Timings
-from edgepose.sources import (
-    Frame,
-    OnSkip,
-    Skip,
-    SourceLike,
-    check_image,
-    is_video,
-    log_skip,
-    open_source,
-    read_image,
+from edgepose._inputs import (
+    check_boxes,
+    check_number,
+    check_places,
+    check_switch,
+    has_area,
+    name_nearest,
+    overlaps,
+    to_frame,
 )
+from edgepose.backends import open_backend, read_model_spec
+from edgepose.detectors import PersonFinder
+from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelNotFoundError
+from edgepose.oks import oks_nms
+from edgepose.pipeline.bottomup import BottomUp, check_scales
+from edgepose.pipeline.poses import Poses, StageTimes
+from edgepose.pipeline.topdown import PersonBoxes, TopDown
+from edgepose.result import PoseResult, Timings
+from edgepose.sources import Frame, OnSkip, Skip, SourceLike, log_skip, open_source
 from edgepose.spec import ModelSpec
 
-__all__ = ["DEFAULT_MODEL", "Estimator", "EstimatorInfo", "resolve_model"]
+__all__ = ["ALIASES", "DEFAULT_MODEL", "Estimator", "EstimatorInfo", "resolve_model"]
 
 DEFAULT_MODEL = "lpn50-lsp"
+ALIASES = {"multi": "higherlpn50-lsp"}
+"""Names that stand for packaged models by what they do."""
 MODELS = Path(__file__).parent / "models"
-MAX_COORDINATE = 1e6
+SCORE_THRESHOLD = {"topdown": 0.3, "bottomup": 0.1}
+"""Default score thresholds: a bottom-up person's score counts missing joints as 0, so that it is lower."""
 
 ImageLike = str | os.PathLike[str] | NDArray[np.uint8] | Frame
 Detector = Callable[[NDArray[np.uint8]], ArrayLike]
 
 _log = logging.getLogger("edgepose")
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def _name_nearest(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let an unknown keyword raise a TypeError that names the nearest known one."""
-    known = [name for name in inspect.signature(function).parameters if name != "self"]
-
-    @functools.wraps(function)
-    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        for name in kwargs:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-                raise TypeError(f"unknown argument {name!r}; {hint}")
-        return function(*args, **kwargs)
-
-    return checked
 
 
 @dataclass(frozen=True)
@@ -96,6 +82,8 @@ class EstimatorInfo:
 def resolve_model(model: str | os.PathLike[str] | None) -> Path:
     """The file of a model: a path as it is, a bare name among the packaged ones, None the default.
 
+    Bare names may be `ALIASES`.
+
     Raises:
         ModelNotFoundError: there is no such file, or no packaged model of that name.
     """
@@ -106,17 +94,19 @@ def resolve_model(model: str | os.PathLike[str] | None) -> Path:
     except OSError as error:  # for instance a name that is too long
         raise ModelNotFoundError(f"model not found: {name}; {error.strerror}; check the path") from error
     if not exists and not path.suffix and path.name == name:
-        packaged = MODELS / f"{name}.onnx"
+        packaged = MODELS / f"{ALIASES.get(name, name)}.onnx"
         if not packaged.is_file():
-            names = ", ".join(sorted(file.stem for file in MODELS.glob("*.onnx"))) or "none"
+            found = {file.stem for file in MODELS.glob("*.onnx")}
+            found |= {alias for alias, target in ALIASES.items() if target in found}
+            names = ", ".join(sorted(found)) or "none"
             raise ModelNotFoundError(
                 f"there is no packaged model {name!r}; packaged are: {names}; give one of them, or the "
                 "path of an .onnx file"
             )
         return packaged
     if not is_file:
-        found = "a directory" if exists else "no such file"
-        raise ModelNotFoundError(f"model not found: {name}; found {found}; check the path")
+        what = "a directory" if exists else "no such file"
+        raise ModelNotFoundError(f"model not found: {name}; found {what}; check the path")
     return path.resolve()
 
 
@@ -130,15 +120,25 @@ class Estimator:
         model: an ``.onnx`` file, the name of a packaged model, or None for the packaged default.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Only ``"auto"`` falls back to the
             CPU, with a logged warning.
-        detector: a callable that takes a BGR uint8 picture and returns person boxes, (n, 4) xyxy or
-            (n, 5) with a score. It serves calls without ``boxes=``. Without it the whole picture is
-            taken as the box of one person.
-        score_threshold: persons from the detector with a lower score are dropped. Persons that the
-            caller gives by ``boxes=``, and the one of the whole picture, are always returned.
+        detector: finds the persons for a top-down model in calls without ``boxes=``: a callable that
+            takes a BGR uint8 picture and returns person boxes, (n, 4) xyxy or (n, 5) with a score; or a
+            bottom-up model, by name (``"multi"``), path or as an `Estimator` of its own. Without it the
+            whole picture is taken as the box of one person. A model given by name or path is closed
+            with this estimator.
+        score_threshold: persons with a lower score are dropped; None: 0.3, or 0.1 where a bottom-up
+            model finds them. Persons that the caller gives by ``boxes=``, and the one of the whole
+            picture, are always returned.
         keypoint_threshold: joints with a lower score become NaN.
-        max_persons: at most so many boxes of the detector are used, those with the highest scores;
-            the result then says ``truncated``. All boxes given by ``boxes=`` are used.
+        max_persons: at most so many persons, or boxes of the detector, are used, those with the highest
+            scores; the result then says ``truncated``. All boxes given by ``boxes=`` are used.
         flip_test: average with the mirrored picture: more exact, twice the time.
+        scales: of a bottom-up model: average runs at these scales, for instance ``(0.5, 1, 2)``.
+        refine: of a bottom-up model: fill missing joints with the best-fitting pixels of the maps; None:
+            as the model's description says.
+        official_grouping: of a bottom-up model: break ties between equally good groupings exactly as
+            HigherHRNet's code does.
+        nms_threshold: drop persons that are more similar than this to one with a higher score, by object
+            keypoint similarity, from 0 to 1; None: keep all.
         threads: CPU threads of the network; None for all that this process may use.
         kernels: ``"auto"`` (the fastest that is there, or what the environment variable
             ``EDGEPOSE_KERNELS`` says), ``"native"``, ``"numba"`` or ``"numpy"``.
@@ -147,37 +147,42 @@ class Estimator:
         ModelNotFoundError: there is no such model.
         ModelFormatError: the file is not a usable model.
         BackendUnavailableError: the runtime, device or kernels cannot serve.
-        InvalidInputError: an option is out of range.
+        InvalidInputError: an option is out of range, or not one of this kind of model.
         TypeError: an unknown keyword; the message names the nearest one.
     """
 
-    @_name_nearest
+    @name_nearest
     def __init__(
         self,
         model: str | os.PathLike[str] | None = None,
         *,
         device: str = "auto",
-        detector: Detector | None = None,
-        score_threshold: float = 0.3,
+        detector: Detector | str | os.PathLike[str] | Estimator | None = None,
+        score_threshold: float | None = None,
         keypoint_threshold: float = 0.0,
         max_persons: int = 30,
         flip_test: bool = False,
+        scales: Sequence[float] = (1.0,),
+        refine: bool | None = None,
+        official_grouping: bool = False,
+        nms_threshold: float | None = None,
         threads: int | None = None,
         kernels: str = "auto",
     ) -> None:
-        _check_number("score_threshold", score_threshold, 0, 1)
-        _check_number("keypoint_threshold", keypoint_threshold, 0, 1)
-        _check_number("max_persons", max_persons, 1, None, whole=True)
+        for name, value in (("score_threshold", score_threshold), ("nms_threshold", nms_threshold)):
+            if value is not None:
+                check_number(name, value, 0, 1)
+        check_number("keypoint_threshold", keypoint_threshold, 0, 1)
+        check_number("max_persons", max_persons, 1, None, whole=True)
         if threads is not None:
-            _check_number("threads", threads, 1, None, whole=True)
-        if not isinstance(flip_test, (bool, np.bool_)):
-            raise InvalidInputError(f"flip_test is not usable; found {flip_test!r}; give True or False")
-        if detector is not None and not callable(detector):
-            raise InvalidInputError(
-                f"detector is not callable; found {type(detector).__name__}; give a function from a "
-                "picture to boxes (n, 4) or (n, 5)"
-            )
+            check_number("threads", threads, 1, None, whole=True)
+        check_switch("flip_test", flip_test)
+        check_switch("refine", refine, none=True)
+        check_switch("official_grouping", official_grouping)
+        scales = check_scales(scales)
         self._path = resolve_model(model)
+        if isinstance(detector, (str, os.PathLike)):
+            detector = str(resolve_model(detector))
         self._options: dict[str, Any] = {
             "device": device,
             "detector": detector,
@@ -185,23 +190,72 @@ class Estimator:
             "keypoint_threshold": keypoint_threshold,
             "max_persons": max_persons,
             "flip_test": flip_test,
+            "scales": scales,
+            "refine": refine,
+            "official_grouping": official_grouping,
+            "nms_threshold": nms_threshold,
             "threads": threads,
             "kernels": kernels,
         }
-        self._detector = detector
-        self._score_threshold = score_threshold
         self._keypoint_threshold = keypoint_threshold
+        self._nms_threshold = nms_threshold
         self._max_persons = max_persons
 
         implementation = kernel_ops.get(kernels)
         self._backend = open_backend(self._path, device=device, threads=threads)
-        self._pipeline = TopDown(self._backend, implementation, flip_test=flip_test)
-        self._info = EstimatorInfo(
-            self._path, self._backend.spec, self._backend.describe(), implementation.status()
-        )
+        spec = self._backend.spec
+        self._top_down: TopDown | None = None
+        self._bottom_up: BottomUp | None = None
+        if spec.task == "topdown":
+            for name, default in (("scales", (1.0,)), ("refine", None), ("official_grouping", False)):
+                if self._options[name] != default:
+                    raise InvalidInputError(
+                        f"{name} serves bottom-up models; found {self._options[name]!r} for {spec.name!r}, "
+                        "which is top-down; leave it out"
+                    )
+            self._top_down = TopDown(self._backend, implementation, flip_test=flip_test)
+        else:
+            if detector is not None:
+                raise InvalidInputError(
+                    f"detector serves top-down models; {spec.name!r} is bottom-up and finds the persons "
+                    "itself; leave it out"
+                )
+            self._bottom_up = BottomUp(
+                self._backend.run,
+                spec,
+                implementation,
+                fixed_size=self._backend.input_size,
+                flip_test=flip_test,
+                scales=scales,
+                refine=refine,
+                official=official_grouping,
+                max_persons=max_persons,
+            )
+        self._own_finder: Estimator | None = None
+        self._detector = self._open_detector(detector)
+        finds = self._bottom_up is not None or isinstance(self._detector, PersonFinder)
+        default_threshold = SCORE_THRESHOLD["bottomup" if finds else "topdown"]
+        self._score_threshold = default_threshold if score_threshold is None else score_threshold
+        self._info = EstimatorInfo(self._path, spec, self._backend.describe(), implementation.status())
         self._lock = threading.RLock()  # a detector may call its own estimator
         self._process = os.getpid()
         self._closed = False
+
+    def _open_detector(self, detector: Any) -> Detector | None:
+        """The detector as a callable; a model's file is opened with this estimator's options."""
+        if isinstance(detector, str):
+            _check_finder(read_model_spec(Path(detector)))
+            shared = {name: self._options[name] for name in ("device", "max_persons", "threads", "kernels")}
+            detector = self._own_finder = type(self)(detector, **shared)
+        if isinstance(detector, Estimator):
+            _check_finder(detector.info.spec)
+            return PersonFinder(detector)
+        if detector is not None and not callable(detector):
+            raise InvalidInputError(
+                f"detector is not callable; found {type(detector).__name__}; give a function from a "
+                "picture to boxes (n, 4) or (n, 5), or a bottom-up model"
+            )
+        return detector  # type: ignore[no-any-return]
 
     @property
     def info(self) -> EstimatorInfo:
@@ -214,23 +268,25 @@ class Estimator:
     def __call__(
         self, image: list[Any] | tuple[Any, ...], boxes: Sequence[ArrayLike | None] | None = None
     ) -> list[PoseResult]: ...
-    @_name_nearest
+    @name_nearest
     def __call__(self, image: Any, boxes: Any = None) -> Any:
         """Estimate the poses in a picture, or in a list of pictures by batched runs of the network.
 
         Args:
             image: path, BGR uint8 array (H, W, 3), `Frame`, or a list of these.
-            boxes: person boxes, (n, 4) xyxy in pixels or (n, 5) with a score from 0 to 1; for a list of
-                pictures a list of these, None where the detector or the whole picture shall serve.
+            boxes: for a top-down model, person boxes, (n, 4) xyxy in pixels or (n, 5) with a score from
+                0 to 1; for a list of pictures a list of these, None where the detector or the whole
+                picture shall serve.
 
         Returns:
-            A `PoseResult` with one person per box in their order, or a list of results for a list.
+            A `PoseResult`, or a list of results for a list. Top-down there is one person per box in
+            their order, bottom-up the persons stand by descending score.
 
         Raises:
             InvalidInputError: a picture or box is not usable; the message names it.
         """
         if not isinstance(image, (list, tuple)):
-            return self._estimate([_frame(image, "image")], [boxes], ["boxes"])[0]
+            return self._estimate([to_frame(image, "image")], [boxes], ["boxes"])[0]
         if boxes is None:
             boxes = [None] * len(image)
         if not isinstance(boxes, (list, tuple)) or len(boxes) != len(image):
@@ -239,10 +295,10 @@ class Estimator:
                 f"boxes do not fit the pictures; found {count} for {len(image)} pictures; give a list with "
                 "one entry per picture"
             )
-        frames = [_frame(item, f"image[{i}]") for i, item in enumerate(image)]
+        frames = [to_frame(item, f"image[{i}]") for i, item in enumerate(image)]
         return self._estimate(frames, boxes, [f"boxes[{i}]" for i in range(len(image))])
 
-    @_name_nearest
+    @name_nearest
     def stream(self, source: SourceLike, *, on_skip: OnSkip | None = None) -> Iterator[PoseResult]:
         """Estimate the poses in a directory, video or other source, one picture at a time.
 
@@ -280,9 +336,11 @@ class Estimator:
         """Run on an empty picture, so that the first real call is as fast as the later ones."""
         height, width = self.info.spec.input_size
         picture = np.zeros((height, width, 3), np.uint8)
-        box = np.array([[0, 0, width, height]], np.float32)
+        box = None if self._top_down is None else np.array([[0, 0, width, height]], np.float32)
         for _ in range(runs):
             self(picture, boxes=box)
+        if self._own_finder is not None:
+            self._own_finder.warmup(runs)
 
     def close(self) -> None:
         """Release the model; later calls raise. May be called twice."""
@@ -290,6 +348,8 @@ class Estimator:
             if not self._closed:
                 self._closed = True
                 self._backend.close()
+                if self._own_finder is not None:
+                    self._own_finder.close()
 
     def __enter__(self) -> Estimator:
         return self
@@ -310,40 +370,70 @@ class Estimator:
         with self._lock:
             self._check_usable()
             started = time.perf_counter()
-            persons, truncated = [], []
-            for frame, given, name in zip(frames, boxes, names, strict=True):
-                person, cut = self._persons(frame.image, given, name)
-                persons.append(person)
-                truncated.append(cut)
-            poses, times = self._pipeline([frame.image for frame in frames], persons)
+            poses, times = self._run(frames, boxes, names)
+            poses = [self._choose(pose, given) for pose, given in zip(poses, boxes, strict=True)]
             total = (time.perf_counter() - started) * 1e3
         share = len(frames)
         timings = Timings(
             times.preprocess / share, times.inference / share, times.postprocess / share, total / share
         )
         results = []
-        for frame, given, person, pose, cut in zip(frames, boxes, persons, poses, truncated, strict=True):
+        for item, pose in zip(frames, poses, strict=True):
             keypoints = pose.keypoints
             if self._keypoint_threshold > 0:
                 keypoints = np.where(
                     (pose.scores >= self._keypoint_threshold)[:, :, None], keypoints, np.float32(np.nan)
                 )
-            result = PoseResult(
-                keypoints=keypoints,
-                scores=pose.scores,
-                boxes=person.boxes,
-                person_scores=pose.person_scores,
-                skeleton=self.info.spec.skeleton,
-                image_size=(frame.image.shape[0], frame.image.shape[1]),
-                covariance=pose.covariance,
-                timings=timings,
-                source=frame.source,
-                truncated=cut,
+            results.append(
+                PoseResult(
+                    keypoints=keypoints,
+                    scores=pose.scores,
+                    boxes=pose.boxes,
+                    person_scores=pose.person_scores,
+                    skeleton=self.info.spec.skeleton,
+                    image_size=(item.image.shape[0], item.image.shape[1]),
+                    covariance=pose.covariance,
+                    timings=timings,
+                    source=item.source,
+                    truncated=pose.truncated,
+                )
             )
-            if given is None and self._detector is not None:
-                result = result[result.person_scores >= self._score_threshold]
-            results.append(result)
         return results
+
+    def _run(
+        self, frames: list[Frame], boxes: Sequence[Any], names: Sequence[str]
+    ) -> tuple[list[Poses], StageTimes]:
+        """All persons of the pictures, or of their boxes."""
+        images = [item.image for item in frames]
+        if self._bottom_up is not None:
+            for given, name in zip(boxes, names, strict=True):
+                if given is not None:
+                    raise InvalidInputError(
+                        f"{name} cannot be used; {self.info.spec.name!r} is bottom-up and finds the persons "
+                        "itself; leave it out, or take a top-down model"
+                    )
+            return self._bottom_up(images)
+        assert self._top_down is not None
+        persons = [
+            self._persons(image, given, name) for image, given, name in zip(images, boxes, names, strict=True)
+        ]
+        return self._top_down(images, persons)
+
+    def _choose(self, poses: Poses, given: Any) -> Poses:
+        """The persons to return: those that the caller gave, else by threshold, similarity and number."""
+        if self._bottom_up is None and (given is not None or self._detector is None):
+            return poses
+        scores = poses.person_scores
+        rows = np.argsort(-scores, kind="stable").astype(np.int64)
+        rows = rows[scores[rows] >= self._score_threshold]
+        if self._nms_threshold is not None:
+            sides = poses.boxes[rows, 2:] - poses.boxes[rows, :2]
+            sigmas = self.info.spec.skeleton.sigmas
+            keypoints, areas = poses.keypoints[rows], sides.prod(axis=1)
+            rows = rows[oks_nms(keypoints, scores[rows], areas, sigmas, self._nms_threshold)]
+        if self._bottom_up is None:
+            return poses.take(np.sort(rows))
+        return poses.take(rows[: self._max_persons], truncated=len(rows) > self._max_persons)
 
     def _check_usable(self) -> None:
         if self._closed:
@@ -356,92 +446,36 @@ class Estimator:
                 "a call in the child process; make the estimator in the child, or use the 'spawn' method"
             )
 
-    def _persons(self, image: NDArray[np.uint8], given: Any, name: str) -> tuple[PersonBoxes, bool]:
-        """The boxes to use for a picture, and whether the cap cut some off."""
+    def _persons(self, image: NDArray[np.uint8], given: Any, name: str) -> PersonBoxes:
+        """The boxes to use for a picture."""
         padding = self.info.spec.padding
         if given is not None:
-            boxes, scores = _check_boxes(given, name)
-            _check_places(boxes, image.shape[:2], name)
-            return PersonBoxes(boxes, scores, padding), False
+            boxes, scores = check_boxes(given, name)
+            check_places(boxes, image.shape[:2], name)
+            return PersonBoxes(boxes, scores, padding)
         if self._detector is None:
-            return PersonBoxes.of_picture(image), False
-        boxes, scores = _check_boxes(self._detector(image), "the detector's boxes")
-        usable = _has_area(boxes) & _overlaps(boxes, image.shape[:2])
+            return PersonBoxes.of_picture(image)
+        truncated = False
+        found: ArrayLike
+        if isinstance(self._detector, PersonFinder):
+            found, truncated = self._detector.find(image)
+        else:
+            found = self._detector(image)
+        boxes, scores = check_boxes(found, "the detector's boxes")
+        usable = has_area(boxes) & overlaps(boxes, image.shape[:2])
         if not usable.all():
             _log.warning("dropped %d empty or outside boxes of the detector", int((~usable).sum()))
             boxes, scores = boxes[usable], scores[usable]
-        cut = len(boxes) > self._max_persons
-        if cut:
+        if len(boxes) > self._max_persons:
+            truncated = True
             best = np.sort(np.argsort(-scores, kind="stable")[: self._max_persons])
             boxes, scores = boxes[best], scores[best]
-        return PersonBoxes(boxes, scores, padding), cut
+        return PersonBoxes(boxes, scores, padding, truncated)
 
 
-def _frame(image: object, name: str) -> Frame:
-    if isinstance(image, Frame):
-        check_image(image.image, name)
-        return image
-    if isinstance(image, (str, os.PathLike)):
-        path = os.fspath(image)
-        if isinstance(path, str) and is_video(path) and Path(path).is_file():
-            raise InvalidInputError(f"{name} is a video: {path}; use Estimator.stream")
-        return Frame(read_image(path), Source(os.fsdecode(path)))
-    return Frame(check_image(image, name))
-
-
-def _check_boxes(value: Any, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Boxes (n, 4) and scores (n,), checked in shape and values."""
-    try:
-        array = np.asarray(value, np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{name} is not an array of numbers; {error}; give (n, 4) xyxy") from error
-    if array.size == 0 and array.ndim <= 2:
-        array = array.reshape(0, 4)
-    if array.ndim != 2 or array.shape[1] not in (4, 5):
+def _check_finder(spec: ModelSpec) -> None:
+    if spec.task != "bottomup":
         raise InvalidInputError(
-            f"{name} has the wrong shape; found {array.shape}; give (n, 4) xyxy, or (n, 5) with a score"
+            f"detector cannot serve; {spec.name!r} is a top-down model; give a bottom-up one, which "
+            "finds the persons itself"
         )
-    _reject(~np.all(np.isfinite(array), axis=1), array, name, "holds NaN or infinity", "give finite pixels")
-    boxes, scores = array[:, :4], array[:, 4:].reshape(-1) if array.shape[1] == 5 else None
-    if scores is None:
-        scores = np.ones(len(boxes), np.float32)
-    bad = (scores < 0) | (scores > 1)
-    _reject(bad, array, name, "has a score outside 0 to 1", "give scores from 0 to 1")
-    _reject(np.abs(boxes).max(axis=1, initial=0) > MAX_COORDINATE, boxes, name, "is out of range",
-            f"give pixels up to {MAX_COORDINATE:.0f}")  # fmt: skip
-    return boxes, scores
-
-
-def _check_places(boxes: NDArray[np.float32], size: Sequence[int], name: str) -> None:
-    _reject(~_has_area(boxes), boxes, name, "is empty", "give x1 < x2 and y1 < y2 (xyxy, not xywh)")
-    height, width = size
-    _reject(
-        ~_overlaps(boxes, size), boxes, name,
-        f"lies outside the picture of {width}x{height} pixels", "give boxes that overlap it",
-    )  # fmt: skip
-
-
-def _has_area(boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
-    return np.asarray(np.all(boxes[:, 2:] > boxes[:, :2], axis=1), np.bool_)
-
-
-def _overlaps(boxes: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.bool_]:
-    """Whether boxes reach into the picture, which spans -0.5 to width - 0.5."""
-    end = np.array([size[1], size[0]], np.float32) - 0.5
-    inside = (boxes[:, :2] < end) & (boxes[:, 2:] > -0.5)
-    return np.asarray(np.all(inside, axis=1), np.bool_)
-
-
-def _reject(bad: NDArray[np.bool_], rows: NDArray[Any], name: str, what: str, remedy: str) -> None:
-    if bad.any():
-        index = int(bad.argmax())
-        raise InvalidInputError(f"{name}[{index}] {what}; found {rows[index].tolist()}; {remedy}")
-
-
-def _check_number(name: str, value: Any, low: float, high: float | None, *, whole: bool = False) -> None:
-    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    usable = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
-    if not usable or value < low or (high is not None and value > high):
-        wanted = f"{'a whole number' if whole else 'a number'} of at least {low}"
-        wanted = wanted if high is None else f"a number from {low} to {high}"
-        raise InvalidInputError(f"{name} is not usable; found {value!r}; give {wanted}")

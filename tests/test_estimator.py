@@ -263,7 +263,7 @@ def test_keypoint_threshold(model: Path) -> None:
         ("max_persons", 2.5),
         ("threads", 0),
         ("threads", True),
-        ("detector", "yolo"),
+        ("detector", 5),
         ("kernels", "fortran"),
         ("device", "tpu"),
         ("device", None),

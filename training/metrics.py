@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepose.oks import oks, oks_nms
 from edgepose.skeleton import Skeleton, lsp14
 
 __all__ = ["lsp_torso", "oks", "oks_nms", "pck", "pck_table"]
@@ -51,55 +52,3 @@ def pck_table(per_joint: NDArray[np.floating], skeleton: Skeleton) -> dict[str, 
         groups.setdefault(joint.removeprefix("left_").removeprefix("right_"), []).append(float(value))
     table = {name: float(np.mean(values)) for name, values in groups.items()}
     return {**table, "mean": float(np.mean(per_joint))}
-
-
-def oks(
-    keypoints: NDArray[np.floating],
-    others: NDArray[np.floating],
-    area: float,
-    other_areas: NDArray[np.floating],
-    sigmas: NDArray[np.floating] | tuple[float, ...],
-) -> NDArray[np.float64]:
-    """Object Keypoint Similarity of one pose to others, over all joints, as the official NMS takes it.
-
-    Args:
-        keypoints: (k, 2) pixels.
-        others: (n, k, 2) pixels.
-        area, other_areas: of the person boxes in square pixels, scalar and (n,).
-        sigmas: (k,) constants of the skeleton.
-
-    Returns:
-        (n,) from 0 to 1.
-    """
-    squared = np.square(np.asarray(others, np.float64) - keypoints).sum(-1)
-    areas = (np.asarray(other_areas, np.float64) + area) / 2 + np.spacing(1)
-    return np.exp(-squared / (2 * np.asarray(sigmas)) ** 2 / areas[:, None] / 2).mean(-1)
-
-
-def oks_nms(
-    keypoints: NDArray[np.floating],
-    scores: NDArray[np.floating],
-    areas: NDArray[np.floating],
-    sigmas: NDArray[np.floating] | tuple[float, ...],
-    threshold: float = 0.9,
-) -> NDArray[np.int64]:
-    """Greedy non-maximum suppression by `oks`, as SimpleBaseline, HRNet and LPN evaluate on COCO.
-
-    Args:
-        keypoints: (n, k, 2) pixels.
-        scores: (n,); equal ones keep their order.
-        areas: (n,) of the person boxes in square pixels.
-        sigmas: (k,) constants of the skeleton.
-        threshold: poses more similar than this to a better one are dropped.
-
-    Returns:
-        indices of the poses kept, the best first.
-    """
-    order = np.argsort(-np.asarray(scores), kind="stable")
-    kept = []
-    while len(order):
-        best, rest = order[0], order[1:]
-        kept.append(best)
-        similar = oks(keypoints[best], keypoints[rest], areas[best], areas[rest], sigmas)
-        order = rest[similar <= threshold]
-    return np.array(kept, np.int64)

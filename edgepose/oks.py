@@ -1,0 +1,67 @@
+"""Object Keypoint Similarity, and the suppression of persons that are too similar to a better one."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["oks", "oks_nms"]
+
+
+def oks(
+    keypoints: NDArray[np.floating],
+    others: NDArray[np.floating],
+    area: float,
+    other_areas: NDArray[np.floating],
+    sigmas: NDArray[np.floating] | tuple[float, ...],
+) -> NDArray[np.float64]:
+    """Object Keypoint Similarity of one pose to others, as the official NMS takes it.
+
+    The mean is over the joints that both poses have; it is 0 where there are none.
+
+    Args:
+        keypoints: (k, 2) pixels, NaN where missing.
+        others: (n, k, 2) pixels, NaN where missing.
+        area, other_areas: of the person boxes in square pixels, scalar and (n,).
+        sigmas: (k,) constants of the skeleton.
+
+    Returns:
+        (n,) from 0 to 1.
+    """
+    squared = np.square(np.asarray(others, np.float64) - keypoints).sum(-1)
+    shared = ~np.isnan(squared)
+    areas = (np.asarray(other_areas, np.float64) + area) / 2 + np.spacing(1)
+    similarity = np.exp(
+        -np.where(shared, squared, np.inf) / (2 * np.asarray(sigmas)) ** 2 / areas[:, None] / 2
+    )
+    result: NDArray[np.float64] = similarity.sum(-1) / np.maximum(shared.sum(-1), 1)
+    return result
+
+
+def oks_nms(
+    keypoints: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    areas: NDArray[np.floating],
+    sigmas: NDArray[np.floating] | tuple[float, ...],
+    threshold: float = 0.9,
+) -> NDArray[np.int64]:
+    """Greedy non-maximum suppression by `oks`, as SimpleBaseline, HRNet and LPN evaluate on COCO.
+
+    Args:
+        keypoints: (n, k, 2) pixels, NaN where missing.
+        scores: (n,); equal ones keep their order.
+        areas: (n,) of the person boxes in square pixels.
+        sigmas: (k,) constants of the skeleton.
+        threshold: poses more similar than this to a better one are dropped.
+
+    Returns:
+        indices of the poses kept, the best first.
+    """
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    kept = []
+    while len(order):
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        similar = oks(keypoints[best], keypoints[rest], areas[best], areas[rest], sigmas)
+        order = rest[similar <= threshold]
+    return np.array(kept, np.int64)
