@@ -28,16 +28,25 @@ from numpy.typing import NDArray
 from edgepose.errors import BackendUnavailableError, InvalidInputError
 from edgepose.kernels import reference
 from edgepose.kernels._checks import Maps
+from edgepose.kernels.pose_maps import Groups, MapPass, Peaks, PoseMaps
 
 __all__ = [
     "IMPLEMENTATIONS",
     "OPS",
+    "Groups",
     "Kernels",
+    "MapPass",
+    "Peaks",
+    "PoseMaps",
+    "adjust",
+    "aggregate_nms_topk",
     "argmax_offset",
     "crop_normalize",
     "flip_average",
     "get",
+    "group",
     "quarter_offset",
+    "refine",
     "soft_argmax",
     "status",
     "use",
@@ -45,7 +54,17 @@ __all__ = [
 
 Array = NDArray[np.float32]
 
-OPS = ("crop_normalize", "soft_argmax", "argmax_offset", "quarter_offset", "flip_average")
+OPS = (
+    "crop_normalize",
+    "soft_argmax",
+    "argmax_offset",
+    "quarter_offset",
+    "flip_average",
+    "aggregate_nms_topk",
+    "group",
+    "adjust",
+    "refine",
+)
 """Names of the ops."""
 IMPLEMENTATIONS = ("native", "numba", "numpy")
 """Names of the implementations, the fastest first."""
@@ -143,6 +162,38 @@ class Kernels:
         result: Array = self._ops["flip_average"](heatmaps, flipped, flip_pairs, shift, out)
         return result
 
+    def aggregate_nms_topk(
+        self, maps: PoseMaps, window: int = 5, top: int = 30, threshold: float = 0.1
+    ) -> Peaks:
+        """The best peaks of each joint's final heatmap, with their tags."""
+        result: Peaks = self._ops["aggregate_nms_topk"](maps, window, top, threshold)
+        return result
+
+    def group(
+        self,
+        peaks: Peaks,
+        joint_order: Sequence[int] | NDArray[np.int64],
+        tag_threshold: float = 1.0,
+        use_detection_val: bool = True,
+        ignore_too_much: bool = False,
+        max_persons: int = 30,
+        official: bool = False,
+    ) -> Groups:
+        """Put peaks with similar tags together to persons: (p, k, 3 + t) float32."""
+        options = (tag_threshold, use_detection_val, ignore_too_much, max_persons, official)
+        result: Groups = self._ops["group"](peaks, joint_order, *options)
+        return result
+
+    def adjust(self, maps: PoseMaps, persons: Array) -> Array:
+        """Move the joints of new persons towards the larger neighbour: (p, k, 3 + t) float32."""
+        result: Array = self._ops["adjust"](maps, persons)
+        return result
+
+    def refine(self, maps: PoseMaps, persons: Array) -> Array:
+        """Fill the missing joints of persons where the final map fits them best: (p, k, 3 + t) float32."""
+        result: Array = self._ops["refine"](maps, persons)
+        return result
+
 
 def get(kernels: str = "auto") -> Kernels:
     """The ops of one implementation, or of the fastest that is there.
@@ -169,7 +220,7 @@ def get(kernels: str = "auto") -> Kernels:
         raise BackendUnavailableError(
             f"the {kernels} kernels cannot serve; {_reason(kernels, error)}; {_REMEDIES[kernels]}"
         ) from error
-    return Kernels(kernels, {kernels: module}, {})
+    return Kernels(kernels, {kernels: module, "numpy": reference}, {})
 
 
 def use(kernels: str = "auto") -> None:
@@ -209,7 +260,7 @@ def _automatic() -> Kernels:
     reasons: dict[str, str] = {}
     for name in IMPLEMENTATIONS:
         try:
-            modules = {name: _load(name)}
+            modules = {name: _load(name), "numpy": reference}
         except ImportError as error:
             reasons[name] = _reason(name, error)
             continue
@@ -290,6 +341,47 @@ def flip_average(
     Specified by `edgepose.kernels.reference.flip_average`.
     """
     return _serving().flip_average(heatmaps, flipped, flip_pairs, shift, out)
+
+
+def aggregate_nms_topk(maps: PoseMaps, window: int = 5, top: int = 30, threshold: float = 0.1) -> Peaks:
+    """The best peaks of each joint's final heatmap, with their tags.
+
+    Specified by `edgepose.kernels.reference.aggregate_nms_topk`.
+    """
+    return _serving().aggregate_nms_topk(maps, window, top, threshold)
+
+
+def group(
+    peaks: Peaks,
+    joint_order: Sequence[int] | NDArray[np.int64],
+    tag_threshold: float = 1.0,
+    use_detection_val: bool = True,
+    ignore_too_much: bool = False,
+    max_persons: int = 30,
+    official: bool = False,
+) -> Groups:
+    """Put peaks with similar tags together to persons: (p, k, 3 + t) float32.
+
+    Specified by `edgepose.kernels.reference.group`.
+    """
+    options = (tag_threshold, use_detection_val, ignore_too_much, max_persons, official)
+    return _serving().group(peaks, joint_order, *options)
+
+
+def adjust(maps: PoseMaps, persons: Array) -> Array:
+    """Move the joints of new persons towards the larger neighbour: (p, k, 3 + t) float32.
+
+    Specified by `edgepose.kernels.reference.adjust`.
+    """
+    return _serving().adjust(maps, persons)
+
+
+def refine(maps: PoseMaps, persons: Array) -> Array:
+    """Fill the missing joints of persons where the final map fits them best: (p, k, 3 + t) float32.
+
+    Specified by `edgepose.kernels.reference.refine`.
+    """
+    return _serving().refine(maps, persons)
 
 
 for _op in OPS:  # help() shows the whole specification

@@ -1,5 +1,8 @@
 """The kernels in plain numpy: the specification that every other implementation must meet.
 
+Those of bottom-up networks stand, with conventions of their own, in
+`edgepose.kernels.reference_bottomup`.
+
 Conventions of all map kernels:
 
 * Maps are float32 or float16 arrays (n, k, h, w), n crops and k joints; float16 is widened to
@@ -30,8 +33,20 @@ from numpy.typing import NDArray
 
 from edgepose.kernels import _checks
 from edgepose.kernels._checks import Maps
+from edgepose.kernels.reference_bottomup import adjust, aggregate, aggregate_nms_topk, group, refine
 
-__all__ = ["argmax_offset", "crop_normalize", "flip_average", "quarter_offset", "soft_argmax"]
+__all__ = [
+    "adjust",
+    "aggregate",
+    "aggregate_nms_topk",
+    "argmax_offset",
+    "crop_normalize",
+    "flip_average",
+    "group",
+    "quarter_offset",
+    "refine",
+    "soft_argmax",
+]
 
 Array = NDArray[np.float32]
 
