@@ -171,7 +171,8 @@ class Decoded(NamedTuple):
     Attributes:
         persons: (p, k, 3 + t) float32: x, y, score and tags; zero where a joint is missing.
         scores: (p,) float32, see `person_score`.
-        truncated: a person had to be dropped.
+        truncated: a person had to be dropped, or a joint has as many peaks as are taken, so that some
+            may be missing.
     """
 
     persons: Floats
@@ -210,6 +211,7 @@ def decode_maps(
         max_persons=limit,
         official=official,
     )
+    truncated = truncated or bool((peaks.count >= limit).any())
     if grouping.adjust:
         persons = kernels.adjust(maps, persons)
     scores = person_score(persons)
