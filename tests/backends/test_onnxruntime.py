@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import color_model, color_spec
+from tiny_models import PAIR2, color_model, color_spec, people_model, people_spec
 
-from edgepose import BackendUnavailableError, InvalidInputError, ModelFormatError
+from edgepose import BackendUnavailableError, InvalidInputError, ModelFormatError, ModelSpec
 from edgepose.backends import open_backend, read_model_spec
 from edgepose.backends.onnxruntime import OnnxRuntimeBackend
 
@@ -122,6 +122,62 @@ def test_cuda_without_the_gpu_package_raises(tmp_path: Path, monkeypatch: pytest
 def test_files_that_do_not_fit_their_spec(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ModelFormatError, match=words):
         open_backend(color_model(tmp_path / "a.onnx", **changes), device="cpu")
+
+
+class TestBottomUp:
+    """Several outputs, and sizes that are free or fixed."""
+
+    def test_outputs_by_name_in_the_order_of_the_file(self, tmp_path: Path) -> None:
+        backend = open_backend(people_model(tmp_path / "a.onnx"), device="cpu", threads=1)
+        assert backend.spec == people_spec()
+        assert backend.input_size is None
+        for height, width in ((64, 96), (128, 32)):
+            batch = np.random.default_rng(0).random((2, 3, height, width), np.float32)
+            outputs = backend.run(batch)
+            assert {name: value.shape for name, value in outputs.items()} == {
+                "heatmaps": (2, 2, height // 4, width // 4),
+                "heatmaps_high": (2, 2, height // 2, width // 2),
+                "tags": (2, 2, height // 4, width // 4),
+            }
+            assert list(outputs) == ["heatmaps", "heatmaps_high", "tags"]
+            np.testing.assert_allclose(
+                outputs["tags"][:, 0, 0, 0], 10 * batch[:, 2, :4, :4].mean((1, 2)), 1e-5
+            )
+
+    def test_other_outputs(self, tmp_path: Path) -> None:
+        names = ("tags", "heatmaps_high")
+        path = people_model(tmp_path / "a.onnx", outputs=names, tag_maps=1)
+        outputs = open_backend(path, device="cpu").run(np.zeros((1, 3, 32, 64), np.float32))
+        assert {name: value.shape for name, value in outputs.items()} == {
+            "tags": (1, 1, 8, 16),
+            "heatmaps_high": (1, 2, 16, 32),
+        }
+
+    def test_a_fixed_size(self, tmp_path: Path) -> None:
+        backend = open_backend(people_model(tmp_path / "a.onnx", size=(128, 192)), device="cpu")
+        assert backend.input_size == (128, 192)
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"outputs": ("heatmaps", "heatmaps_high")}, r"expected \['image'\] and .*'tags'"),
+            ({"outputs": ("tags",)}, r"outputs \['tags'\], expected"),
+            ({"joints": 3}, "its heatmaps are .* 2 joints"),
+            ({"tag_maps": 3}, "its tags are .* 2 joints"),
+            ({"size": (128, "width")}, "only one side fixed"),
+        ],
+    )
+    def test_files_that_do_not_fit_their_spec(
+        self, tmp_path: Path, changes: dict[str, Any], words: str
+    ) -> None:
+        path = people_model(tmp_path / "a.onnx", **changes)
+        with pytest.raises(ModelFormatError, match=words):
+            open_backend(path, device="cpu")
+
+    def test_a_top_down_model_gives_heatmaps_alone(self, tmp_path: Path) -> None:
+        path = people_model(tmp_path / "a.onnx", ModelSpec("single", PAIR2, (128, 128)))
+        outputs = open_backend(path, device="cpu").run(np.zeros((1, 3, 128, 128), np.float32))
+        assert list(outputs) == ["heatmaps"]
 
 
 def test_another_number_of_joints(tmp_path: Path) -> None:
