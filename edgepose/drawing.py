@@ -1,4 +1,4 @@
-"""Poses drawn on pictures: limbs and joints, coloured by side."""
+"""Poses drawn on pictures: joints coloured by side, limbs by side or, among several, by person."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ LEFT = (40, 150, 255)  # orange
 RIGHT = (255, 170, 40)  # blue
 MIDDLE = (235, 235, 235)  # white
 OUTLINE = (30, 30, 30)
+# Neighbours in this list differ most; none is close to the colours of the sides.
+PERSONS = (
+    (80, 220, 60),  # green
+    (200, 60, 220),  # magenta
+    (40, 225, 245),  # yellow
+    (60, 60, 235),  # red
+    (235, 225, 60),  # cyan
+    (150, 110, 250),  # pink
+    (50, 130, 120),  # olive
+    (240, 110, 130),  # violet
+)
 
 _SHIFT = 4  # OpenCV takes coordinates in sixteenths of a pixel
 _MAX_COORDINATE = 1 << 14  # OpenCV's fixed point overflows beyond
@@ -27,8 +38,10 @@ _MAX_COORDINATE = 1 << 14  # OpenCV's fixed point overflows beyond
 def draw_pose(image: NDArray[np.uint8], result: PoseResult, *, min_score: float = 0.2) -> NDArray[np.uint8]:
     """Draw the poses on a copy of a picture.
 
-    The person's left side is orange, the right side blue. Lines scale with the person and the
-    picture. Joints that are missing or score below `min_score` are left out.
+    The person's left side is orange, the right side blue. Where there are several persons their joints
+    stay so, and the limbs of each have a colour of its own: that of its track, or of its place in the
+    result. Lines scale with the person and the picture. Joints that are missing or score below
+    `min_score` are left out.
 
     Args:
         image: BGR uint8 (H, W, 3), the picture that `result` belongs to.
@@ -50,7 +63,9 @@ def draw_pose(image: NDArray[np.uint8], result: PoseResult, *, min_score: float 
     for index in np.argsort(-sizes, kind="stable"):
         person = result[int(index)]
         visible = np.isfinite(person.keypoints).all(axis=1) & (person.scores >= min_score)
-        _draw_person(cv2, canvas, person.keypoints, visible, result.skeleton, sides, float(sizes[index]))
+        number = int(index) if person.track_id is None else person.track_id
+        own = PERSONS[number % len(PERSONS)] if len(result) > 1 else None
+        _draw_person(cv2, canvas, person.keypoints, visible, result.skeleton, sides, own, float(sizes[index]))
     return canvas
 
 
@@ -77,6 +92,7 @@ def _draw_person(
     visible: NDArray[np.bool_],
     skeleton: Skeleton,
     sides: list[tuple[int, int, int]],
+    own: tuple[int, int, int] | None,
     extent: float,
 ) -> None:
     side = max(canvas.shape[:2])
@@ -90,7 +106,7 @@ def _draw_person(
         if usable[a] and usable[b]:
             same = sides[a] == sides[b] or sides[b] == MIDDLE
             color = sides[a] if same else sides[b] if sides[a] == MIDDLE else MIDDLE
-            limbs.append((points[a], points[b], color))
+            limbs.append((points[a], points[b], own or color))
     joints = [(j, points[j], sides[j]) for j in np.flatnonzero(usable)]
 
     line = max(1, round(width))

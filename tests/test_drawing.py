@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from edgepose import InvalidInputError, PoseResult, draw_pose, lsp14
-from edgepose.drawing import LEFT, RIGHT
+from edgepose.drawing import LEFT, PERSONS, RIGHT
 
 pytest.importorskip("cv2")
 
@@ -52,6 +54,28 @@ def test_lines_grow_with_the_person() -> None:
         return int(picture[:, 100 + int(length * 500)].any(axis=1).sum())
 
     assert drawn(0.8) > drawn(0.2) >= 3
+
+
+def test_several_persons_have_colours_of_their_own() -> None:
+    elbow, size = lsp14.index("left_elbow"), (400, 400)
+    keypoints = np.full((3, 14, 2), np.nan)
+    for person in range(3):
+        keypoints[person, [elbow, LEFT_WRIST]] = [[50, 100 * person + 80], [350, 100 * person + 80]]
+    result = PoseResult(
+        keypoints=keypoints,
+        scores=np.ones((3, 14)),
+        boxes=np.tile([0, 0, 399, 399], (3, 1)),
+        person_scores=np.ones(3),
+        skeleton=lsp14,
+        image_size=size,
+    )
+    image = np.zeros((*size, 3), np.uint8)
+    drawn = result.draw(image)
+    assert [tuple(drawn[y, 200].tolist()) for y in (80, 180, 280)] == list(PERSONS[:3])
+    assert np.abs(drawn[80, 350].astype(int) - LEFT).max() < 40
+    tracked = replace(result, track_ids=np.array([len(PERSONS) + 4, 2, 0])).draw(image)
+    assert [tuple(tracked[y, 200].tolist()) for y in (80, 180, 280)] == [PERSONS[4], PERSONS[2], PERSONS[0]]
+    assert tuple(result[[1]].draw(image)[180, 200].tolist()) == LEFT
 
 
 def test_unsure_and_missing_joints_are_left_out() -> None:

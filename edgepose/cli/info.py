@@ -9,7 +9,7 @@ from typing import Any
 
 from edgepose.backends import read_model_spec
 from edgepose.estimator import DEFAULT_MODEL, resolve_model
-from edgepose.spec import ModelSpec
+from edgepose.spec import Grouping, ModelSpec
 
 __all__ = ["add_parser"]
 
@@ -40,24 +40,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _rows(path: Path, spec: ModelSpec) -> list[tuple[str, str]]:
     height, width = spec.input_size
-    decoder = spec.decoder
-    steps: list[str] = [decoder.name]
-    if decoder.name == "soft_argmax":
-        steps.append(f"beta {decoder.beta:g}")
-    if decoder.refine:
-        steps.append(f"refine {decoder.refine}")
-    if decoder.bias:
-        steps.append(f"bias {decoder.bias:g} px")
+    size = f"{height} x {width} (height x width)" if spec.grouping is None else f"shorter side {height}"
     rows = [
         ("model", spec.name),
         ("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"),
         ("task", spec.task),
-        ("input", f"{height} x {width} (height x width), {spec.color}"),
+        ("input", f"{size}, {spec.color}"),
         ("mean", " ".join(f"{value:g}" for value in spec.mean)),
         ("std", " ".join(f"{value:g}" for value in spec.std)),
-        ("padding", f"{spec.padding:g}"),
         ("coordinates", spec.coordinates),
-        ("decoder", ", ".join(steps)),
+        *(_top_down_rows(spec) if spec.grouping is None else _grouping_rows(spec.grouping, spec)),
         ("precision", spec.precision),
         ("skeleton", f"{spec.skeleton.name}, {len(spec.skeleton)} joints"),
         ("joints", ", ".join(spec.skeleton.joints)),
@@ -67,3 +59,25 @@ def _rows(path: Path, spec: ModelSpec) -> list[tuple[str, str]]:
             rows.append((title, f"{key}: {value if isinstance(value, str) else json.dumps(value)}"))
             title = ""
     return rows
+
+
+def _top_down_rows(spec: ModelSpec) -> list[tuple[str, str]]:
+    decoder = spec.decoder
+    steps: list[str] = [decoder.name]
+    if decoder.name == "soft_argmax":
+        steps.append(f"beta {decoder.beta:g}")
+    if decoder.refine:
+        steps.append(f"refine {decoder.refine}")
+    if decoder.bias:
+        steps.append(f"bias {decoder.bias:g} px")
+    return [("padding", f"{spec.padding:g}"), ("decoder", ", ".join(steps))]
+
+
+def _grouping_rows(grouping: Grouping, spec: ModelSpec) -> list[tuple[str, str]]:
+    switches = ("use_detection_val", "ignore_too_much", "adjust", "refine", "project_to_image")
+    return [
+        ("grouping", f"peaks above {grouping.detection_threshold:g} in {grouping.window}x{grouping.window}"),
+        ("", f"tags nearer than {grouping.tag_threshold:g}, {grouping.max_people} people per joint"),
+        ("", ", ".join(f"{name} {'on' if getattr(grouping, name) else 'off'}" for name in switches)),
+        ("", "order: " + ", ".join(spec.skeleton.joints[joint] for joint in grouping.joint_order)),
+    ]

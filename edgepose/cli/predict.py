@@ -16,6 +16,7 @@ from edgepose.cli.writers import FORMATS, TEXT_FORMATS, infer_format, names_pict
 from edgepose.errors import BackendUnavailableError, InvalidInputError
 from edgepose.estimator import DEFAULT_MODEL, Estimator
 from edgepose.optional import require_cv2
+from edgepose.pipeline.bottomup import check_scales
 from edgepose.result import PoseResult
 from edgepose.sources import Frame, FrameSource, Skip, open_source
 
@@ -23,7 +24,8 @@ __all__ = ["add_parser"]
 
 _DESCRIPTION = """Estimate the poses in a picture, directory, glob pattern, video or camera.
 
-Without --boxes the whole picture is taken as the box of one person.
+A top-down model takes the whole picture as the box of one person unless --boxes or --detector is given; a
+bottom-up model, such as the packaged one named multi, finds all persons itself.
 Without --format and --output, the joints of a single picture are printed as a table, and one line per
 picture of any other source. A damaged item of a directory or video is reported and skipped, and the
 exit code is then 1."""
@@ -70,6 +72,36 @@ def add_parser(verbs: Any) -> None:
         "of them for a single picture, or an object from file names to lists",
     )
     parser.add_argument(
+        "--detector",
+        metavar="FILE|NAME",
+        help="a bottom-up model that finds the persons for a top-down one, for instance multi",
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=_share,
+        metavar="SCORE",
+        help="lowest score of a person that is found (default: 0.3, of bottom-up models 0.1)",
+    )
+    parser.add_argument(
+        "--nms",
+        type=_share,
+        metavar="SIMILARITY",
+        help="drop persons more similar than this, from 0 to 1, to one with a higher score (default: keep "
+        "all)",
+    )
+    parser.add_argument(
+        "--scales",
+        type=_scales,
+        metavar="LIST",
+        help="average runs of a bottom-up model at these scales, for instance 0.5,1,2 (default: 1)",
+    )
+    parser.add_argument(
+        "--refine",
+        action=argparse.BooleanOptionalAction,
+        help="fill missing joints with a bottom-up model's best guess, or leave them out (default: as the "
+        "model says)",
+    )
+    parser.add_argument(
         "--flip-test",
         action="store_true",
         help="average with the mirrored picture: more exact, twice the time",
@@ -92,12 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = source.kind == "image" if arguments.output else output_format is None
     report = _Report(source) if wanted else None
 
-    with Estimator(
-        arguments.model,
-        device=arguments.device,
-        flip_test=arguments.flip_test,
-        threads=arguments.threads,
-    ) as estimator:
+    with Estimator(arguments.model, **_options(arguments)) as estimator:
         writer = None
         if output_format is not None:
             writer = open_writer(
@@ -135,6 +162,20 @@ def run(arguments: argparse.Namespace) -> int:
             if window is not None:
                 window.close()
     return _summary(arguments, source, skips, done, interrupted)
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of the Estimator; those that the user left out keep their defaults."""
+    options = {
+        "detector": arguments.detector,
+        "score_threshold": arguments.score_threshold,
+        "nms_threshold": arguments.nms,
+        "scales": arguments.scales,
+        "refine": arguments.refine,
+        "threads": arguments.threads,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    return {"device": arguments.device, "flip_test": arguments.flip_test, **given}
 
 
 def _results(
@@ -306,6 +347,25 @@ class _Window:
     def close(self) -> None:
         """Close the window."""
         self._cv2.destroyAllWindows()
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}; give a number from 0 to 1")
+    return value
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        return check_scales([float(part) for part in text.split(",")])
+    except (ValueError, InvalidInputError):
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}; give multiples of half the smallest, 1 among them, for instance 0.5,1,2"
+        ) from None
 
 
 def _positive(text: str) -> int:

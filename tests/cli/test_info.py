@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import color_model, color_spec
+from tiny_models import color_model, color_spec, people_model, people_spec
 
-from edgepose import Decoder, ModelSpec
+from edgepose import Decoder, Grouping, ModelSpec
 from edgepose.cli import main
 
 pytest.importorskip("onnx")
@@ -35,6 +35,26 @@ def test_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "blue, green, red",
     ):
         assert words in output
+
+
+def test_a_bottom_up_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = people_spec(grouping=Grouping(detection_threshold=0.05, tag_threshold=0.5, max_people=12))
+    path = str(people_model(tmp_path / "a.onnx", spec))
+    assert main(["info", path]) == 0
+    output = capsys.readouterr().out
+    for words in (
+        "task         bottomup",
+        "input        shorter side 128, bgr",
+        "grouping     peaks above 0.05 in 5x5",
+        "             tags nearer than 0.5, 12 people per joint",
+        "ignore_too_much off, adjust on, refine on",
+        "             order: blue, green",
+    ):
+        assert words in output
+    assert "decoder" not in output
+    assert main(["info", path, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["grouping"]["max_people"] == 12
 
 
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
