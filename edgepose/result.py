@@ -123,7 +123,8 @@ class PoseResult:
         keypoints: (n, k, 2) float32, pixel x, y in the picture, an integer being a pixel's centre;
             NaN where a joint is missing.
         scores: (n, k) float32 in [0, 1].
-        boxes: (n, 4) float32 xyxy pixels: the box that each person was looked for in.
+        boxes: (n, 4) float32 xyxy pixels: the box that each person was looked for in, or, of bottom-up
+            models, the smallest around its joints.
         person_scores: (n,) float32 in [0, 1].
         skeleton: names, edges and flip pairs of the joints.
         image_size: (height, width) of the picture.
