@@ -85,11 +85,13 @@ class TrainConfig:
 
     name: str = MISSING
     model: str = MISSING
+    task: str = "topdown"
+    """``topdown``, one person per crop, or ``bottomup``, all people of the picture."""
     options: dict[str, Any] = field(default_factory=dict)
     """Of the network; ``joints`` follows from the skeleton."""
     skeleton: str = "lsp14"
     input_size: list[int] = field(default_factory=lambda: [256, 192])
-    """Height and width in pixels."""
+    """Height and width in pixels; bottom-up: a square, the shorter side of the resized picture."""
     color: str = "rgb"
     padding: float = 1.25
     coordinates: str = "udp"
@@ -157,6 +159,7 @@ def portable(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
 
 
 _CHOICES = {
+    "task": ("topdown", "bottomup"),
     "skeleton": tuple(SKELETONS),
     "color": ("rgb", "bgr"),
     "coordinates": ("udp", "legacy"),
@@ -202,6 +205,10 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
         check(value(name) is None or value(name) >= least, name, f"a whole number from {least}")
     sides = config.input_size
     check(len(sides) == 2 and all(v > 0 and v % 4 == 0 for v in sides), "input_size", "[height, width]")
+    if config.task == "bottomup":
+        square = sides[0] == sides[1] and sides[0] % 32 == 0
+        check(square, "input_size", "a square of a multiple of 32 for a bottom-up network")
+        check(config.coordinates == "legacy", "coordinates", "legacy for a bottom-up network")
     steps = config.optimizer.milestones
     check(all(v > 0 for v in steps), "optimizer.milestones", "numbers of epochs from 1")
     joints = len(SKELETONS[config.skeleton])

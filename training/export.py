@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import edgepose
 from edgepose.errors import ModelFormatError, ParityError
 from edgepose.skeleton import SKELETONS
-from edgepose.spec import METADATA_KEY, Decoder, ModelSpec
+from edgepose.spec import METADATA_KEY, Decoder, Grouping, ModelSpec
 from training.config import TrainConfig
 
 __all__ = ["check_output", "export", "model_spec", "onnx_difference"]
@@ -29,6 +30,9 @@ OPSET = 17
 TOLERANCE = 1e-4
 """Largest difference of PyTorch and ONNX Runtime, in standard deviations of the output."""
 
+BOTTOM_UP_SIZES = ((128, 128), (96, 160))
+"""Inputs on which bottom-up networks, which take any multiple of 32, are checked."""
+
 
 def model_spec(config: TrainConfig, provenance: Mapping[str, Any] | None = None) -> ModelSpec:
     """The description of the network that a configuration stands for."""
@@ -38,42 +42,86 @@ def model_spec(config: TrainConfig, provenance: Mapping[str, Any] | None = None)
         name=config.name,
         skeleton=SKELETONS[config.skeleton],
         input_size=(height, width),
+        task=config.task,  # type: ignore[arg-type]
         color=config.color,  # type: ignore[arg-type]
         padding=config.padding,
         coordinates=config.coordinates,  # type: ignore[arg-type]
         decoder=Decoder(decoder.name, decoder.beta, decoder.refine, decoder.bias),  # type: ignore[arg-type]
+        grouping=Grouping() if config.task == "bottomup" else None,
         provenance=dict(provenance or {}),
     )
 
 
 @torch.no_grad()
 def check_output(network: nn.Module, spec: ModelSpec) -> None:
-    """Run the network once, without changing it.
+    """Run the network, without changing it.
 
     Raises:
-        ModelFormatError: its output is not one map of a quarter of the input per joint.
+        ModelFormatError: top-down, its output is not one map of a quarter of the input per joint;
+            bottom-up, its outputs are not of a quarter of the input, half, and so on, with a map per
+            joint and, in one of them at least, a tag per joint or one for all.
     """
-    training = network.training
-    device = next(network.parameters()).device
-    found = tuple(network.eval()(torch.zeros(1, 3, *spec.input_size, device=device)).shape[1:])
+    training, device = network.training, next(network.parameters()).device
+    network.eval()
+    runs = [(size, _run(network, torch.zeros(1, 3, *size, device=device))) for size in _sizes(spec)]
     network.train(training)
-    height, width = spec.input_size
-    expected = (len(spec.skeleton), height // 4, width // 4)
-    if found != expected:
-        raise ModelFormatError(
-            f"network and configuration of {spec.name!r} do not fit; found heatmaps {found}, expected "
-            f"{expected}; take a multiple of 32 for both sides of input_size, and joints from the skeleton"
-        )
+    joints = len(spec.skeleton)
+    for (height, width), outputs in runs:
+        found = [tuple(output.shape[1:]) for output in outputs]
+        sides = [(height // 4 << stage, width // 4 << stage) for stage in range(len(found))]
+        if spec.task == "topdown":
+            expected = [(joints, *sides[0])]
+            fits = found == expected
+            advice = "take a multiple of 32 for both sides of input_size, and joints from the skeleton"
+        else:
+            expected = [(joints * (1 + (stage == 0)), *side) for stage, side in enumerate(sides)]
+            channels = {shape[0] for shape in found}
+            fits = channels <= {joints, joints + 1, 2 * joints} and channels != {joints}
+            fits = fits and [shape[1:] for shape in found] == sides
+            advice = "take a bottom-up network, and joints from the skeleton"
+        if not fits:
+            raise ModelFormatError(
+                f"network and configuration of {spec.name!r} do not fit; found heatmaps "
+                f"{', '.join(map(str, found))}, expected {', '.join(map(str, expected))}; {advice}"
+            )
 
 
+def _sizes(spec: ModelSpec) -> Sequence[tuple[int, int]]:
+    """Inputs (height, width) to check a network on."""
+    return BOTTOM_UP_SIZES if spec.task == "bottomup" else [spec.input_size]
+
+
+def _run(network: nn.Module, image: Tensor) -> Sequence[Tensor]:
+    outputs = network(image)
+    return [outputs] if isinstance(outputs, Tensor) else outputs
+
+
+def _named(outputs: Sequence[Tensor], joints: int) -> dict[str, Tensor]:
+    """Heatmaps and tags of a bottom-up network by their names in a model file."""
+    heatmaps, tags = {}, {}
+    for stage, output in enumerate(outputs):
+        suffix = "" if stage == 0 else "_high" if stage == 1 else f"_high{stage}"
+        channels = int(output.shape[1])  # a plain number, which the exported graph need not compute
+        heatmaps[f"heatmaps{suffix}"] = output if channels == joints else output[:, :joints]
+        if channels > joints:
+            tags[f"tags{suffix}"] = output[:, joints:channels]
+    return heatmaps | tags
+
+
+@torch.no_grad()
 def export(network: nn.Module, spec: ModelSpec, path: str | PathLike[str]) -> float:
     """Write an ONNX file with its spec inside, and check it against PyTorch.
 
-    Input ``image`` (n, 3, h, w) float32, normalised; output ``heatmaps`` (n, k, h/4, w/4); n is free.
+    Input ``image`` (n, 3, h, w) float32, normalised. Outputs, top-down: ``heatmaps`` (n, k, h/4, w/4),
+    where n is free. Bottom-up, where n, h and w are free, sides multiples of 32: ``heatmaps``
+    (n, k, h/4, w/4), ``heatmaps_high`` (n, k, h/2, w/2) and, for further deconvolutions,
+    ``heatmaps_high2``, ...; then ``tags`` (n, k or 1, h/4, w/4), and ``tags_high``, ... where the
+    network has tags at those sizes.
+
     The network stays as it is. The file appears when all is well, replacing an older one; else none.
 
     Returns:
-        largest difference of PyTorch and ONNX Runtime in standard deviations of the output.
+        largest difference of PyTorch and ONNX Runtime in standard deviations of an output.
 
     Raises:
         ModelFormatError: the network's output does not fit the spec.
@@ -83,10 +131,16 @@ def export(network: nn.Module, spec: ModelSpec, path: str | PathLike[str]) -> fl
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     network = copy.deepcopy(network).eval().cpu().float().to(memory_format=torch.contiguous_format)
+    names = ["heatmaps"]
+    if spec.task == "bottomup":
+        joints = len(spec.skeleton)
+        names = list(_named(network(torch.zeros(1, 3, *BOTTOM_UP_SIZES[0])), joints))
+        # A hook, not a network around this one: its nodes keep their names.
+        network.register_forward_hook(lambda _, __, outputs: tuple(_named(outputs, joints).values()))
     part = path.with_name(path.name + ".part")
     try:
-        _write(network, spec, part)
-        difference = onnx_difference(network, part, spec.input_size)
+        _write(network, spec, names, part)
+        difference = onnx_difference(network, part, _sizes(spec))
         if not difference <= TOLERANCE:
             raise ParityError(
                 f"the exported file differs from the network; found {difference:.2e} standard deviations, "
@@ -98,19 +152,23 @@ def export(network: nn.Module, spec: ModelSpec, path: str | PathLike[str]) -> fl
     return difference
 
 
-def _write(network: nn.Module, spec: ModelSpec, path: Path) -> None:
+def _write(network: nn.Module, spec: ModelSpec, names: list[str], path: Path) -> None:
+    axes = {name: {0: "batch"} for name in ("image", *names)}
+    if spec.task == "bottomup":
+        for name, free in axes.items():
+            free |= {2: f"{name}_height", 3: f"{name}_width"}
     with warnings.catch_warnings():
         # The TorchScript exporter gives TensorRT 8.6 and ONNX Runtime 1.17 the plainest graph; the
-        # constants that it warns of are the sizes of the maps, which are fixed.
+        # constants that it warns of are fixed numbers of channels.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         torch.onnx.export(
             network,
-            (torch.zeros(2, 3, *spec.input_size),),
+            (torch.zeros(2, 3, *_sizes(spec)[-1]),),
             str(path),
             input_names=["image"],
-            output_names=["heatmaps"],
-            dynamic_axes={"image": {0: "batch"}, "heatmaps": {0: "batch"}},
+            output_names=names,
+            dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
         )
@@ -127,17 +185,24 @@ def _write(network: nn.Module, spec: ModelSpec, path: Path) -> None:
 
 
 @torch.no_grad()
-def onnx_difference(network: nn.Module, path: Path, size: tuple[int, int]) -> float:
-    """Largest difference of an ONNX file to its network, in standard deviations of the output."""
+def onnx_difference(network: nn.Module, path: Path, sizes: Sequence[tuple[int, int]]) -> float:
+    """Largest difference of an ONNX file to its network, in standard deviations of an output.
+
+    Args:
+        network: its outputs are those of the file, in the same order.
+        path: the ONNX file.
+        sizes: inputs (height, width) to compare on.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     worst = 0.0
-    for batch in (1, 3):
+    for size, batch in itertools.product(sizes, (1, 3)):
         image = np.random.default_rng(batch).standard_normal((batch, 3, *size)).astype(np.float32)
-        expected = network(torch.from_numpy(image)).numpy()
-        (found,) = session.run(None, {"image": image})
-        worst = max(worst, float(np.abs(found - expected).max() / expected.std()))
+        results = session.run(None, {"image": image})
+        for output, found in zip(_run(network, torch.from_numpy(image)), results, strict=True):
+            expected = output.numpy()
+            worst = max(worst, float(np.abs(found - expected).max() / expected.std()))
     return worst

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from edgepose.errors import InvalidInputError
+from edgepose.spec import Grouping, default_joint_order
 from training.config import load_config, portable
-from training.export import model_spec
+from training.export import check_output, model_spec
 from training.models import create
 
 CONFIGS = Path(__file__).resolve().parents[2] / "training/configs"
@@ -21,7 +23,8 @@ Write = Callable[..., Path]
 def test_shipped_configurations_are_usable(path: Path) -> None:
     config = load_config(path)
     spec = model_spec(config)
-    assert create(config.model, **config.options).final_layer.out_channels == len(spec.skeleton)
+    with torch.device("meta"):  # without memory for weights
+        check_output(create(config.model, **config.options), spec)
     assert not Path(config.data.root).is_absolute()
 
 
@@ -34,6 +37,20 @@ def test_official_settings() -> None:
     assert (mpii.color, mpii.decoder.bias, mpii.input_size) == ("rgb", 1, (256, 256))
     baseline = model_spec(load_config(CONFIGS / "simplebaseline/coco_official.yaml"))
     assert (baseline.color, baseline.decoder.name, baseline.decoder.refine) == ("bgr", "argmax", "quarter")
+    for name, size in (("coco", (256, 192)), ("mpii", (256, 256))):
+        spec = model_spec(load_config(CONFIGS / f"hrnet/{name}_official.yaml"))
+        assert (spec.color, spec.coordinates, spec.input_size) == ("rgb", "legacy", size)
+        assert (spec.decoder.name, spec.decoder.refine) == ("argmax", "quarter")
+
+
+def test_official_bottom_up_settings() -> None:
+    names = ("w32_512_coco", "w32_640_coco", "w48_640_coco", "w32_512_crowdpose")
+    specs = [model_spec(load_config(CONFIGS / f"higherhrnet/{name}_official.yaml")) for name in names]
+    assert [spec.input_size[0] for spec in specs] == [512, 640, 640, 512]
+    assert [spec.skeleton.name for spec in specs] == ["coco17"] * 3 + ["crowdpose14"]
+    for spec in specs:
+        assert (spec.task, spec.color, spec.coordinates) == ("bottomup", "rgb", "legacy")
+        assert spec.grouping == Grouping(joint_order=default_joint_order(spec.skeleton))
 
 
 def test_overrides_and_defaults(write_config: Write) -> None:
@@ -85,6 +102,7 @@ def test_what_is_stored_with_a_model_names_no_folder(write_config: Write, tmp_pa
         ("sigma=0", "sigma is not usable; found 0.0; give a positive number"),
         ("augment.flip=2", "augment.flip is not usable"),
         ("data.workers=-1", "data.workers is not usable"),
+        ("task=bottom-up", "task is not usable; found 'bottom-up'; give one of topdown, bottomup"),
         (
             "options.joints=3",
             r"options.joints does not fit the skeleton; found 3, lsp14 has 14; leave it out",
@@ -96,6 +114,24 @@ def test_unusable_fields_are_named(write_config: Write, override: str, message: 
     with pytest.raises(InvalidInputError, match=message) as caught:
         load_config(path, [override])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "input_size=[64,96]",
+            r"found \[64, 96\]; give a square of a multiple of 32",
+        ),
+        ("input_size=[48,48]", r"input_size is not usable; found \[48, 48\]"),
+        ("coordinates=udp", "coordinates is not usable; found 'udp'; give legacy for a bottom-up network"),
+    ],
+)
+def test_unusable_bottom_up_fields_are_named(write_config: Write, override: str, message: str) -> None:
+    path = write_config(task="bottomup", coordinates="legacy", input_size=[64, 64])
+    assert load_config(path).task == "bottomup"
+    with pytest.raises(InvalidInputError, match=message):
+        load_config(path, [override])
 
 
 def test_unusable_files(tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from torch import nn
 
 from edgepose.errors import InvalidInputError
 from training.models import create, names
+from training.models.higher_head import HigherHead
+from training.models.higherhrnet import HigherHRNet
+from training.models.hrnet import HighResolutionModule
 from training.models.layers import GlobalContext, count_macs, init_weights, upsample_unit
 
 PUBLISHED = [
@@ -28,6 +31,12 @@ PUBLISHED = [
     ("simplebaseline50", {}, 33_999_697, (256, 192), 5.43),
     ("simplebaseline101", {}, 52_991_825, (256, 192), 9.06),
     ("simplebaseline152", {}, 68_635_473, (256, 192), 12.70),
+    ("hrnet_w32", {}, 28_536_113, (256, 192), 7.645),
+    ("hrnet_w48", {}, 63_595_745, (256, 192), 15.692),
+    ("higherhrnet_w32", {}, 28_645_331, (512, 512), 46.20),
+    ("higherhrnet_w32", {}, 28_645_331, (640, 640), 72.19),
+    ("higherhrnet_w48", {}, 63_827_139, (640, 640), 149.47),
+    ("higherhrnet_w32", {"joints": 14}, 28_641_962, (512, 512), 46.14),
 ]
 KEYS = [
     ("lpn50_coco", "lpn50", {}),
@@ -39,6 +48,12 @@ KEYS = [
     ("simplebaseline_r50_coco", "simplebaseline50", {}),
     ("simplebaseline_r101_coco", "simplebaseline101", {}),
     ("simplebaseline_r152_coco", "simplebaseline152", {}),
+    ("hrnet_w32_coco", "hrnet_w32", {}),
+    ("hrnet_w32_mpii", "hrnet_w32", {"joints": 16}),
+    ("hrnet_w48_coco", "hrnet_w48", {}),
+    ("higherhrnet_w32_coco", "higherhrnet_w32", {}),
+    ("higherhrnet_w32_crowdpose", "higherhrnet_w32", {"joints": 14}),
+    ("higherhrnet_w48_coco", "higherhrnet_w48", {}),
 ]
 
 
@@ -70,25 +85,27 @@ def test_state_dict_equals_the_official_one(
     assert found == expected
 
 
-@pytest.mark.parametrize(("key", "name", "options"), [KEYS[0], KEYS[3], KEYS[6]])
+@pytest.mark.parametrize(("key", "name", "options"), [KEYS[i] for i in (0, 3, 6, 9, 12)])
 def test_outputs_equal_the_official_ones(
     shared: Path, fill: ModuleType, key: str, name: str, options: dict[str, Any]
 ) -> None:
     recorded = {
         entry["name"]: entry for entry in json.loads((shared / "specs/parity/networks.json").read_text())
     }
-    expected = recorded[key]["outputs"][0]
     network = create(name, **options).eval()
     shapes = {k: tuple(v.shape) for k, v in network.state_dict().items()}
     network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in fill.state_dict(shapes).items()})
     with torch.no_grad():
         image = torch.from_numpy(fill.image(1, *recorded[key]["input"][2:]))
-        found = network(image).numpy()
-    assert list(found.shape) == expected["shape"]
-    error = np.abs(found.ravel()[expected["at"]] - expected["values"]).max()
-    assert error < 1e-4 * expected["std"]
-    assert found.std() == pytest.approx(expected["std"], rel=1e-4)
-    assert found.mean() == pytest.approx(expected["mean"], rel=1e-4)
+        outputs = network(image)
+    outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+    for output, expected in zip(outputs, recorded[key]["outputs"], strict=True):
+        found = output.numpy()
+        assert list(found.shape) == expected["shape"]
+        error = np.abs(found.ravel()[expected["at"]] - expected["values"]).max()
+        assert error < 1e-4 * expected["std"]
+        assert found.std() == pytest.approx(expected["std"], rel=1e-4)
+        assert found.mean() == pytest.approx(expected["mean"], rel=1e-4)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 48)])
@@ -110,6 +127,97 @@ def test_caffe_style_puts_the_stride_first() -> None:
     assert count_macs(caffe, (256, 192)) < count_macs(pytorch, (256, 192))
 
 
+def test_published_operations_of_the_high_resolution_networks() -> None:
+    """The papers' GFLOPs: HRNet counts in 2^30, HigherHRNet each deconvolution at its output's size."""
+    assert count_macs(meta_network("hrnet_w32"), (256, 192)) / 2**30 == pytest.approx(7.1, abs=0.05)
+    assert count_macs(meta_network("hrnet_w48"), (384, 288)) / 2**30 == pytest.approx(32.9, abs=0.05)
+    for name, side, published in (("higherhrnet_w32", 512, 47.9), ("higherhrnet_w48", 640, 154.3)):
+        network = meta_network(name)
+        deconvolution = network.deconv_layers[0][0][0].weight.numel() * (side // 4) ** 2
+        counted = count_macs(network, (side, side)) + 3 * deconvolution
+        assert counted / 1e9 == pytest.approx(published, abs=0.05)
+
+
+HEADS = [
+    # options, channels of each output, channels that each deconvolution sees
+    ({}, [34, 17], [66]),
+    ({"tag_per_joint": False}, [18, 17], [50]),
+    ({"concatenate": False}, [34, 17], [32]),
+    ({"widths": [32, 32]}, [34, 17, 17], [66, 49]),
+    ({"widths": [24, 16], "concatenate": [True, False]}, [34, 17, 17], [66, 24]),
+    ({"widths": [24, 16], "tags": [True, True, False]}, [34, 34, 17], [66, 58]),
+    ({"widths": [24], "tags": [False, True], "tag_per_joint": False}, [17, 18], [49]),
+    ({"widths": []}, [34], []),
+]
+
+
+@pytest.mark.parametrize(("options", "channels", "seen"), HEADS)
+def test_options_of_higherhrnet(options: dict[str, Any], channels: list[int], seen: list[int]) -> None:
+    network = meta_network("higherhrnet_w32", **options).eval()
+    outputs = network(torch.zeros(2, 3, 64, 96, device="meta"))
+    shapes = [(2, count, 16 << stage, 24 << stage) for stage, count in enumerate(channels)]
+    assert [output.shape for output in outputs] == shapes
+    assert [layer[0][0].in_channels for layer in network.deconv_layers] == seen
+
+
+def test_a_deconvolution_sees_features_before_the_output() -> None:
+    """Weights on one half of its input show which comes first, and that no activation lies between."""
+    torch.manual_seed(0)
+    head = HigherHead(2, 1, lambda _: nn.Identity(), widths=(1,), blocks=0)
+    unit = head.deconv_layers[0][0]
+    nn.init.zeros_(unit[0].weight)
+    nn.init.ones_(unit[0].weight[2:3])  # the heatmap, the third of 2 features, 1 heatmap, 1 tag
+    x = torch.randn(1, 2, 4, 6)
+    first, second = head.eval()(x)
+    expected = head.final_layers[1](unit(torch.cat((torch.zeros(1, 2, 4, 6), first), 1)))
+    torch.testing.assert_close(second, expected)
+    assert (first[:, 0] < 0).any()
+    assert (first[:, 0] > 0).any()
+
+
+def test_final_convolutions_may_look_around() -> None:
+    network = meta_network("higherhrnet_w32", kernel=3, blocks=1).eval()
+    assert [layer.kernel_size for layer in network.final_layers] == [(3, 3), (3, 3)]
+    assert len(network.deconv_layers[0]) == 2
+    assert network(torch.zeros(1, 3, 32, 32, device="meta"))[1].shape == (1, 17, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"widths": [32, 32], "concatenate": [True]},
+            "found 1 values of concatenate and 3 of tags",
+        ),
+        ({"tags": [True]}, "found 1 values of concatenate and 1 of tags; give 1 and 2"),
+        ({"tags": [False, False]}, "found tags all false; set one, or take a top-down network"),
+        ({"kernel": 5}, "found 5; use 1 or 3"),
+        ({"widths": [0]}, r"found widths \[0\] and 4 blocks; give positive widths"),
+        ({"blocks": -1}, r"found widths \[32\] and -1 blocks"),
+        ({"deconvs": 2}, "no option deconvs; it takes joints, widths, blocks"),
+    ],
+)
+def test_unusable_options_of_higherhrnet(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        meta_network("higherhrnet_w32", **options)
+
+
+def test_fusion_adds_every_branch() -> None:
+    torch.manual_seed(0)
+    module = HighResolutionModule(4, branches=3, outputs=3).eval()
+    inputs = [torch.randn(1, 4 << i, 16 >> i, 8 >> i) for i in range(3)]
+    with torch.no_grad():
+        outputs = module([x.clone() for x in inputs])
+        assert [output.shape for output in outputs] == [x.shape for x in inputs]
+        for branch in module.branches:  # blocks that keep what is positive
+            for block in branch:
+                nn.init.zeros_(block.bn2.weight)
+        kept = [x.relu() for x in inputs]
+        for i, output in enumerate(module([x.clone() for x in inputs])):
+            parts = [path(x) for path, x in zip(module.fuse_layers[i], kept, strict=True)]
+            torch.testing.assert_close(output, sum(parts).relu())
+
+
 @pytest.mark.parametrize("kernel", [2, 3, 4])
 def test_deconvolutions_double_the_size(kernel: int) -> None:
     unit = nn.Sequential(*upsample_unit(8, 8, kernel=kernel, groups=8, bias=True))
@@ -126,6 +234,11 @@ def test_initialisations() -> None:
     attention = network.layer4[1].att.conv_mask.weight.detach()  # by fan-in: a soft choice of positions
     assert float(attention.std()) == pytest.approx((2 / 512) ** 0.5, rel=0.2)
     assert not network.layer1[0].att.channel_add_conv[3].weight.any()  # a block starts as identity
+    network = HigherHRNet(4, 3)
+    init_weights(network, "kaiming")
+    for layer in network.final_layers:
+        assert float(layer.weight.detach().abs().max()) < 0.01
+    assert float(network.deconv_layers[0][1][0].conv1.weight.detach().std()) > 0.1
     with pytest.raises(InvalidInputError, match="found 'xavier'; use 'normal' or 'kaiming'"):
         init_weights(network, "xavier")
 
@@ -133,6 +246,7 @@ def test_initialisations() -> None:
 def test_registry_names_what_there_is() -> None:
     depths = (50, 101, 152)
     wanted = {f"{family}{depth}" for family in ("lpn", "simplebaseline") for depth in depths}
+    wanted |= {"hrnet_w32", "hrnet_w48", "higherhrnet_w32", "higherhrnet_w48", "higherlpn50"}
     assert wanted <= set(names())
     with pytest.raises(InvalidInputError, match=r"unknown network 'lpn5'.*did you mean 'lpn50'"):
         create("lpn5")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,24 @@ __all__ = [
 
 DECONV_PADDING = {4: (1, 0), 3: (1, 1), 2: (0, 0)}
 """Padding and output padding of a stride-2 deconvolution by kernel size."""
+
+
+class _Flatten(torch.autograd.Function):
+    @staticmethod
+    def forward(_: object, x: Tensor) -> Tensor:
+        return x.flatten(2)
+
+    @staticmethod
+    def symbolic(graph: Any, x: Any) -> Any:
+        return graph.op("Reshape", x, graph.op("Constant", value_t=torch.tensor([0, 0, -1])))
+
+
+def _flatten(x: Tensor) -> Tensor:
+    """Maps (n, c, h, w) as (n, c, h w), exported as one Reshape to constants whatever is free.
+
+    The exporter's own form computes the shape, with six more nodes.
+    """
+    return _Flatten.apply(x) if torch.onnx.is_in_onnx_export() else x.flatten(2)
 
 
 class GlobalContext(nn.Module):
@@ -42,11 +61,8 @@ class GlobalContext(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        # Plain ints and a free batch: the exported graph then has constant shapes in place of
-        # twenty nodes a block that compute them.
-        channels, positions = self.conv_mask.in_channels, int(x.shape[2]) * int(x.shape[3])
-        mask = self.softmax(self.conv_mask(x).reshape(-1, 1, positions))
-        context = torch.matmul(x.reshape(-1, channels, positions), mask.transpose(1, 2))
+        mask = self.softmax(_flatten(self.conv_mask(x)))
+        context = torch.matmul(_flatten(x), mask.transpose(1, 2))
         return x + self.channel_add_conv(context.unsqueeze(3))
 
 
