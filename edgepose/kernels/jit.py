@@ -7,15 +7,16 @@ where numba finds a writable place, and kept in memory only where it does not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.kernels import _checks
 from edgepose.kernels._checks import Maps
+from edgepose.kernels._numba import compiled
+from edgepose.kernels.jit_grouping import group
 from edgepose.kernels.reference import (
     LOG_FLOOR,
     MAX_CONDITION,
@@ -26,30 +27,20 @@ from edgepose.kernels.reference import (
     Array,
 )
 
-__all__ = ["argmax_offset", "crop_normalize", "flip_average", "quarter_offset", "soft_argmax"]
-
-F = TypeVar("F", bound=Callable[..., Any])
+__all__ = ["argmax_offset", "crop_normalize", "flip_average", "group", "quarter_offset", "soft_argmax"]
 
 # How far the mean may lie from the point about which moments are taken: at most 15/16 of a second
 # moment may be due to it. Beyond, the sums are taken again about the pixel nearest to the mean.
 MAX_OFFSET_SHARE = 15.0 / 16.0
 
 
-def _compile(function: F) -> F:
-    try:
-        compiled: Any = numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # numba found no place to cache in
-        compiled = numba.njit(nogil=True)(function)
-    return compiled  # type: ignore[no-any-return]
-
-
-@_compile
+@compiled
 def _value(value: float) -> float:
     """A pixel as it counts: NaN is -inf."""
     return -math.inf if math.isnan(value) else value
 
 
-@_compile
+@compiled
 def _peak(values: Array) -> int:
     """Index of the first largest pixel, or -1 where none is above -inf."""
     best, index = np.float32(-np.inf), -1
@@ -59,7 +50,7 @@ def _peak(values: Array) -> int:
     return index
 
 
-@_compile
+@compiled
 def _quarter(values: Array, height: int, width: int, x: float, y: float) -> tuple[float, float]:
     column, row = np.floor(x + 0.5), np.floor(y + 0.5)
     if not (1 < column < width - 1 and 1 < row < height - 1):
@@ -72,12 +63,12 @@ def _quarter(values: Array, height: int, width: int, x: float, y: float) -> tupl
     return x + step_x, y + step_y
 
 
-@_compile
+@compiled
 def _log(value: float) -> float:
     return math.log(value if value > LOG_FLOOR else LOG_FLOOR)  # NaN is not above the floor
 
 
-@_compile
+@compiled
 def _taylor(values: Array, height: int, width: int, column: int, row: int) -> tuple[float, float]:
     if not (2 <= column < width - 2 and 2 <= row < height - 2):
         return 0.0, 0.0
@@ -104,7 +95,7 @@ def _taylor(values: Array, height: int, width: int, column: int, row: int) -> tu
     return min(max(step_x, -limit), limit), min(max(step_y, -limit), limit)
 
 
-@_compile
+@compiled
 def _argmax_maps(maps: Array, height: int, width: int, mode: int, coords: Array, scores: Array) -> None:
     for m in range(len(maps)):
         values = maps[m]
@@ -127,19 +118,19 @@ def _argmax_maps(maps: Array, height: int, width: int, mode: int, coords: Array,
         coords[m, 0], coords[m, 1] = x, y
 
 
-@_compile
+@compiled
 def _quarter_maps(maps: Array, height: int, width: int, coords: Array, out: Array) -> None:
     for m in range(len(maps)):
         out[m, 0], out[m, 1] = _quarter(maps[m], height, width, float(coords[m, 0]), float(coords[m, 1]))
 
 
-@_compile
+@compiled
 def _nearest(coordinate: float, length: int) -> int:
     snapped = np.rint(coordinate / ROUNDING_STEP) * ROUNDING_STEP
     return int(min(max(np.rint(snapped), 0), length - 1))
 
 
-@_compile
+@compiled
 def _soft_argmax_maps(
     maps: Array, height: int, width: int, beta: float, coords: Array, scores: Array, covariance: Array
 ) -> None:
@@ -192,7 +183,7 @@ def _soft_argmax_maps(
         scores[m] = values[near_y * width + near_x]
 
 
-@_compile
+@compiled
 def _flip_average_maps(
     maps: Array, flipped: Array, order: NDArray[np.int64], shift: bool, out: Array
 ) -> None:
@@ -212,7 +203,7 @@ def _flip_average_maps(
                         target[x] = half * (own[x] + source[width - 1 - x])
 
 
-@_compile
+@compiled
 def _crop_maps(
     image: NDArray[np.uint8],
     affine: NDArray[np.float64],
