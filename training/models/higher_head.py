@@ -31,6 +31,7 @@ class HigherHead(nn.Module):
         concatenate: for each deconvolution, whether it sees the output before it.
         tags: for each stage, whether it predicts tags.
         tag_per_joint: a tag for each joint, or one for all.
+        tag_dimensions: numbers that make up a tag; the maps of the first come first.
         kernel: of the final convolutions, 1 or 3.
 
     Raises:
@@ -48,6 +49,7 @@ class HigherHead(nn.Module):
         concatenate: Sequence[bool] | bool = True,
         tags: Sequence[bool] | None = None,
         tag_per_joint: bool = True,
+        tag_dimensions: int = 1,
         kernel: int = 1,
     ) -> None:
         super().__init__()
@@ -71,7 +73,8 @@ class HigherHead(nn.Module):
         if kernel not in (1, 3):
             raise InvalidInputError(f"unknown kernel of the final convolutions; found {kernel}; use 1 or 3")
         self.concatenate = joined
-        outputs = [joints + has_tags * (joints if tag_per_joint else 1) for has_tags in tagged]
+        tag_channels = tag_dimensions * (joints if tag_per_joint else 1)
+        outputs = [joints + has_tags * tag_channels for has_tags in tagged]
         self.final_layers = nn.ModuleList(
             nn.Conv2d(c, out, kernel, padding=kernel // 2)
             for c, out in zip((channels, *widths), outputs, strict=True)
