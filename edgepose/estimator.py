@@ -283,7 +283,8 @@ class Estimator:
             their order, bottom-up the persons stand by descending score.
 
         Raises:
-            InvalidInputError: a picture or box is not usable; the message names it.
+            InvalidInputError: a picture or box is not usable, or boxes are given to a bottom-up model;
+                the message names it.
         """
         if not isinstance(image, (list, tuple)):
             return self._estimate([to_frame(image, "image")], [boxes], ["boxes"])[0]

@@ -44,7 +44,17 @@ def test_public_classes_and_functions_are_documented() -> None:
 
 
 def test_modules_export_what_they_list() -> None:
-    for module in ("drawing", "errors", "estimator", "result", "skeleton", "sources", "spec"):
+    for module in (
+        "detectors",
+        "drawing",
+        "errors",
+        "estimator",
+        "oks",
+        "result",
+        "skeleton",
+        "sources",
+        "spec",
+    ):
         loaded = importlib.import_module(f"edgepose.{module}")
         assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []
 

@@ -407,10 +407,13 @@ def check_scales(scales: Sequence[float], fixed_size: tuple[int, int] | None = N
         InvalidInputError: they are no numbers from 0.25 to 4, repeated, without 1 among several, would
             give sizes that a network cannot take, or the network's size is fixed.
     """
+    found: tuple[float, ...] = ()
     try:
-        found = tuple(sorted((float(scale) for scale in scales), reverse=True))
+        values = np.asarray(scales, np.float64)
     except (TypeError, ValueError):
-        found = ()
+        values = np.zeros(())
+    if values.ndim == 1:
+        found = tuple(sorted(values.tolist(), reverse=True))
     wanted = ""
     if not found or not all(MIN_SCALE <= scale <= MAX_SCALE for scale in found):
         wanted = f"numbers from {MIN_SCALE} to {MAX_SCALE}, for instance (0.5, 1, 2)"

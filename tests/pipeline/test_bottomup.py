@@ -303,6 +303,21 @@ def test_nobody() -> None:
         assert (len(poses), poses.keypoints.shape, poses.boxes.shape) == (0, (0, 2, 2), (0, 4))
 
 
+def test_maps_that_are_no_numbers_hold_nobody() -> None:
+    picture = people_picture((130, 200), PEOPLE)
+
+    def run(batch: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = network(batch)
+        outputs["heatmaps"][:, 1] = np.nan
+        return outputs
+
+    (poses,), _ = pipeline(run, refine=True)([picture])
+    assert len(poses) == 2
+    assert np.isnan(poses.keypoints[:, 1]).all()
+    assert np.isfinite(poses.keypoints[:, 0]).all()
+    assert np.isfinite(poses.person_scores).all()
+
+
 def test_half_precision_outputs() -> None:
     def run(batch: np.ndarray) -> dict[str, np.ndarray]:
         return {name: value.astype(np.float16) for name, value in network(batch).items()}
@@ -365,6 +380,7 @@ def test_outputs_that_do_not_fit(changes: dict[str, Any], words: str) -> None:
         ((1, 8), "numbers from 0.25"),
         ((float("nan"), 1), "numbers from 0.25"),
         ("big", "numbers from 0.25"),
+        ("12", "numbers from 0.25"),
         (2, "numbers from 0.25"),
         ((1, 1), "each scale once"),
         ((0.5, 2), "1 among several"),
