@@ -44,8 +44,8 @@ class Backend(Protocol):
 
         Returns:
             Arrays by output name, in the order of the file. Top-down: ``"heatmaps"`` (n, k, h', w').
-            Bottom-up: those whose names begin with ``"heatmaps"``, by rising size, and with ``"tags"``,
-            (n, k or 1, h', w').
+            Bottom-up: those whose names begin with ``"heatmaps"``, (n, k, h', w') by rising size, and with
+            ``"tags"``, (n, 1 or a multiple of k, h', w').
         """
 
     def describe(self) -> dict[str, Any]:

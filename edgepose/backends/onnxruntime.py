@@ -124,9 +124,13 @@ class OnnxRuntimeBackend:
         self.input_size = (height, width) if isinstance(height, int) else None
         joints = len(self.spec.skeleton)
         for name in self._outputs:
-            output, kind = outputs[name], TAGS if name.startswith(TAGS) else HEATMAPS
-            channels = (joints, 1) if kind == TAGS else (joints,)
-            fits = any(_fits(output.shape, [None, count, ..., ...]) for count in channels)
+            output = outputs[name]
+            fits = _fits(output.shape, [None, joints, ..., ...])
+            if name.startswith(TAGS) and not fits:
+                channels = output.shape[1] if len(output.shape) == 4 else 0
+                fits = _fits(output.shape, [None, ..., ..., ...]) and (
+                    channels == 1 or (channels > 0 and channels % joints == 0)
+                )
             if output.type not in ("tensor(float)", "tensor(float16)") or not fits:
                 raise ModelFormatError(
                     f"cannot run {path}; its {name} are {output.type} {output.shape}, its ModelSpec has "

@@ -111,7 +111,8 @@ def split_outputs(outputs: Sequence[NDArray[Any]], joints: int) -> dict[str, NDA
     """Name the outputs of a network in HigherHRNet's own layout.
 
     Args:
-        outputs: (n, joints, h, w) heatmaps by rising resolution; channels after the joints are tags.
+        outputs: (n, joints or more, h, w) heatmaps by rising resolution; channels after the joints are
+            tags.
         joints: number of joints.
 
     Returns:
@@ -132,7 +133,8 @@ def map_pass(outputs: Outputs, index: int, joints: int, *, flipped: bool, tags: 
     Args:
         outputs: arrays (n, channels, h, w) by name.
         index: of the picture in the batch.
-        joints: channels that heatmaps must have; tags have as many or one.
+        joints: channels that heatmaps must have. Tags have one channel for all joints, or one per joint
+            for each number that makes up a tag, those of the first number first.
         flipped: the run was on mirrored pictures.
         tags: take the tags as well.
 
@@ -145,18 +147,21 @@ def map_pass(outputs: Outputs, index: int, joints: int, *, flipped: bool, tags: 
         if not name.startswith(("heatmaps", "tags")):
             continue
         is_tags = name.startswith("tags")
-        channels = (joints, 1) if is_tags else (joints,)
-        if (
-            output.ndim != 4
-            or output.shape[1] not in channels
-            or not min(output.shape[2:])
-            or output.dtype not in (np.float32, np.float16)
-        ):
+        channels = output.shape[1] if output.ndim == 4 else 0
+        fits = channels == joints or (
+            is_tags and (channels == 1 or (channels > 0 and channels % joints == 0))
+        )
+        if not fits or not min(output.shape[2:]) or output.dtype not in (np.float32, np.float16):
+            wanted = f"1, {joints} or a multiple of it" if is_tags else str(joints)
             raise ModelFormatError(
                 f"the network's output {name!r} does not fit; found {output.dtype} {output.shape}, expected "
-                f"float32 or float16 (n, {' or '.join(map(str, channels))}, h, w); export the model again"
+                f"float32 or float16 (n, channels, h, w) with channels {wanted}; export the model again"
             )
-        (tag_maps if is_tags else heatmaps).append(output[index])
+        maps = output[index]
+        if is_tags:
+            tag_maps.extend(np.split(maps, max(1, channels // joints)))
+        else:
+            heatmaps.append(maps)
     if not heatmaps or not tag_maps:
         raise ModelFormatError(
             f"the network gives no {'tags' if heatmaps else 'heatmaps'}; found outputs {sorted(outputs)}; "

@@ -153,6 +153,10 @@ class TestBottomUp:
             "heatmaps_high": (1, 2, 16, 32),
         }
 
+    def test_tags_of_several_numbers(self, tmp_path: Path) -> None:
+        backend = open_backend(people_model(tmp_path / "a.onnx", tag_maps=4), device="cpu")
+        assert backend.run(np.zeros((1, 3, 32, 32), np.float32))["tags"].shape == (1, 4, 8, 8)
+
     def test_a_fixed_size(self, tmp_path: Path) -> None:
         backend = open_backend(people_model(tmp_path / "a.onnx", size=(128, 192)), device="cpu")
         assert backend.input_size == (128, 192)

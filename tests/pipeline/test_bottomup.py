@@ -339,6 +339,33 @@ def test_one_tag_for_all_joints_and_one_resolution() -> None:
     np.testing.assert_allclose(poses.keypoints[order] - SHIFT, PEOPLE, atol=0.6)
 
 
+def test_tags_of_several_numbers() -> None:
+    """Neither number tells all persons apart; both together do."""
+    people = [[(40.3, 30.2), (70.4, 40.1)], [(150.2, 30.7), (170.9, 50.3)], [(40.2, 100.4), (80.1, 90.4)]]
+    picture = people_picture((130, 200), people)
+
+    def run(batch: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = network(batch)
+        n, _, h, w = outputs["tags"].shape
+        right, below = np.zeros((2, n, 2, h, w), np.float32)
+        right[..., w // 2 :] = below[:, :, h // 2 :] = 3
+        right += np.linspace(0, 0.1, h, dtype=np.float32)[:, None]  # equal first numbers are one person
+        outputs["tags"] = np.concatenate([right, below], axis=1)
+        return outputs
+
+    for options, count in (({}, 2), ({"flip_test": True}, 4)):
+        steps = pipeline(run, **options)
+        (maps,) = steps.run_maps([picture], [steps.regions(130, 200)])
+        assert maps.tag_count == count
+        (poses,), _ = steps([picture])
+        order = np.lexsort((poses.keypoints[:, 0, 0], poses.keypoints[:, 0, 1] > 70))
+        np.testing.assert_allclose(poses.keypoints[order] - SHIFT, people, atol=0.6)
+    maps = map_pass(run(np.zeros((1, 3, 32, 64), np.float32)), 0, 2, flipped=False, tags=True)
+    assert [item.shape for item in maps.tags] == [(2, 8, 16), (2, 8, 16)]
+    assert (maps.tags[0][:, :, 8:] >= 3).all()
+    assert (maps.tags[1][:, 4:] == 3).all()
+
+
 def test_the_official_layout_gets_names() -> None:
     outputs: Sequence[np.ndarray] = [
         np.zeros((2, 4, 8, 8)), np.zeros((2, 2, 16, 16)), np.zeros((2, 3, 32, 32)),
@@ -359,7 +386,9 @@ def test_the_official_layout_gets_names() -> None:
         ({"tags": None}, "no tags"),
         ({"heatmaps": None, "heatmaps_high": None}, "no heatmaps"),
         ({"heatmaps": np.zeros((1, 3, 8, 8), np.float32)}, r"'heatmaps' does not fit; found float32 \(1, 3"),
-        ({"tags": np.zeros((1, 4, 8, 8), np.float32)}, r"expected float32 or float16 \(n, 2 or 1, h, w\)"),
+        ({"tags": np.zeros((1, 3, 8, 8), np.float32)}, "channels 1, 2 or a multiple of it"),
+        ({"tags": np.zeros((1, 0, 8, 8), np.float32)}, r"\(1, 0, 8, 8\)"),
+        ({"tags": np.zeros((1, 2, 8), np.float32)}, r"\(1, 2, 8\)"),
         ({"tags": np.zeros((1, 2, 8, 8))}, "float64"),
         ({"heatmaps_high": np.zeros((1, 2, 8), np.float32)}, r"\(1, 2, 8\)"),
         ({"heatmaps_high": np.zeros((1, 2, 0, 8), np.float32)}, r"\(1, 2, 0, 8\)"),
