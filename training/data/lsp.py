@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
 from edgepose.errors import InvalidInputError
 from edgepose.skeleton import lsp14
-from training.data.people import People
+from training.data.people import People, read_picture
 
 __all__ = ["CONTEXT", "load_lsp", "load_lspet", "lspet_count"]
 
@@ -36,7 +34,7 @@ def load_lsp(root: Path, first: int = 1, last: int = 1000) -> People:
     _check_range(first, last, len(joints))
     joints = joints[first - 1 : last]
     paths = [root / "images" / f"im{i:04d}.jpg" for i in range(first, last + 1)]
-    images = [_read(path) for path in paths]
+    images = [read_picture(path) for path in paths]
     boxes = [(0, 0, image.shape[1] - 1, image.shape[0] - 1) for image in images]
     return People(
         skeleton=lsp14,
@@ -70,7 +68,7 @@ def load_lspet(root: Path, first: int = 1, last: int | None = None, min_joints: 
     center, half = (low + high) / 2, (high - low) / 2 * CONTEXT
     return People(
         skeleton=lsp14,
-        images=[_read(root / "images" / f"im{i + 1:05d}.jpg") for i in kept],
+        images=[read_picture(root / "images" / f"im{i + 1:05d}.jpg") for i in kept],
         joints=np.where(visible[..., None], joints, 0),
         visible=visible.astype(np.float32),
         boxes=np.concatenate([center - half, center + half], 1).astype(np.float32),
@@ -130,11 +128,3 @@ def _existing(root: Path, name: str) -> Path:
 def _check_range(first: int, last: int, count: int) -> None:
     if not 1 <= first <= last <= count:
         raise InvalidInputError(f"pictures {first} to {last} are not in the data set; it has 1 to {count}")
-
-
-def _read(path: Path) -> NDArray[Any]:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        found = "a damaged file" if path.is_file() else "no such file"
-        raise InvalidInputError(f"cannot read picture {path}; found {found}; fetch the data set again")
-    return image

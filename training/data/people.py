@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,7 +19,40 @@ from edgepose.pipeline.geometry import Coordinates, box_to_region
 from edgepose.skeleton import Skeleton
 from training.data.transforms import Augmentation, View, mirror_joints, view_affine, warp
 
-__all__ = ["Crops", "People"]
+__all__ = ["Crops", "People", "Pictures", "read_picture"]
+
+
+def read_picture(path: Path) -> NDArray[Any]:
+    """BGR uint8 (h, w, 3); an orientation in the file's header is ignored, as annotations ignore it.
+
+    Raises:
+        InvalidInputError: the file is missing or damaged.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        found = "a damaged file" if path.is_file() else "no such file"
+        raise InvalidInputError(f"cannot read picture {path}; found {found}; fetch the data set again")
+    return image
+
+
+class Pictures(Sequence[NDArray[np.uint8]]):
+    """Pictures in memory (arrays) and in files (paths), which are read whenever they are asked for."""
+
+    def __init__(self, sources: Sequence[NDArray[np.uint8] | Path]) -> None:
+        self._sources = sources
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self._sources[index]
+        if isinstance(index, slice):
+            return Pictures(found)
+        return read_picture(found) if isinstance(found, Path) else found
+
+    def __add__(self, other: Sequence[NDArray[np.uint8]]) -> Pictures:
+        added = other._sources if isinstance(other, Pictures) else other
+        return Pictures([*self._sources, *added])
 
 
 @dataclass
@@ -57,7 +93,7 @@ class People:
             )
         return People(
             self.skeleton,
-            [*self.images, *other.images],
+            Pictures([]) + self.images + other.images,
             np.concatenate([self.joints, other.joints]),
             np.concatenate([self.visible, other.visible]),
             np.concatenate([self.boxes, other.boxes]),

@@ -1,0 +1,207 @@
+"""Pictures annotated as COCO keypoints: all people of a picture, or one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from faster_coco_eval.core import mask as coco_mask
+from numpy.typing import NDArray
+
+from edgepose.errors import InvalidInputError
+from edgepose.skeleton import Skeleton, coco17
+from training.data.people import People, Pictures, read_picture
+
+__all__ = ["Picture", "PictureSet", "load_coco", "read_annotations"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture and its people; nothing of it is loaded.
+
+    Attributes:
+        id: in the annotation file.
+        path: of the picture.
+        size: (height, width).
+        joints: (p, k, 2) pixels of the people that have labelled joints.
+        visible: (p, k), 1 where labelled (occluded joints too), else 0.
+        boxes: (p, 4) xyxy.
+        areas: (p,) square pixels of the person's segment, or 0.53 of its box where there is none.
+        unlabelled: annotations of crowds and of people without joints.
+        crowding: CrowdPose's crowd index, or None.
+    """
+
+    id: int
+    path: Path
+    size: tuple[int, int]
+    joints: NDArray[np.float32]
+    visible: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    areas: NDArray[np.float64]
+    unlabelled: tuple[dict[str, Any], ...] = ()
+    crowding: float | None = None
+
+    def image(self) -> NDArray[np.uint8]:
+        """BGR uint8 (h, w, 3).
+
+        Raises:
+            InvalidInputError: the file is missing, damaged, or of another size than annotated.
+        """
+        image = read_picture(self.path)
+        if image.shape[:2] != self.size:
+            raise InvalidInputError(
+                f"picture {self.path} is not the annotated one; found (height, width) {image.shape[:2]}, "
+                f"the annotation says {self.size}; fetch the data set again"
+            )
+        return image
+
+    def mask(self) -> NDArray[np.float32]:
+        """(h, w): 0 on crowds and on people without labelled joints, else 1.
+
+        A person that has no segment is masked by its box.
+        """
+        mask = np.ones(self.size, np.float32)
+        for annotation in self.unlabelled:
+            mask[_segment(annotation, self.size)] = 0
+        return mask
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Annotated pictures of one skeleton.
+
+    Attributes:
+        skeleton: order of the joints.
+        pictures: in the order of the file.
+    """
+
+    skeleton: Skeleton
+    pictures: tuple[Picture, ...]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, chosen: slice) -> PictureSet:
+        return PictureSet(self.skeleton, self.pictures[chosen])
+
+    def labelled(self) -> PictureSet:
+        """The pictures that have people with labelled joints: those to train on."""
+        return PictureSet(self.skeleton, tuple(p for p in self.pictures if len(p.joints)))
+
+    def people(self) -> People:
+        """Each person by itself, as top-down networks are trained; pictures load when they are used.
+
+        Boxes are clipped to the picture; people whose box then has no extent are left out.
+        """
+        sources, joints, visible, boxes = [], [], [], []
+        for picture in self.pictures:
+            last = np.array([picture.size[1], picture.size[0]] * 2, np.float32) - 1
+            for i, box in enumerate(np.clip(picture.boxes, 0, last)):
+                if (box[2:] > box[:2]).all():
+                    sources.append(picture.path)
+                    joints.append(picture.joints[i])
+                    visible.append(picture.visible[i])
+                    boxes.append(box)
+        count = len(self.skeleton)
+        return People(
+            skeleton=self.skeleton,
+            images=Pictures(sources),
+            joints=np.array(joints, np.float32).reshape(-1, count, 2),
+            visible=np.array(visible, np.float32).reshape(-1, count),
+            boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        )
+
+
+def load_coco(annotations: Path, images: Path, *, ids: Collection[int] | None = None) -> PictureSet:
+    """COCO keypoints, for instance ``person_keypoints_val2017.json`` and ``val2017/``.
+
+    Args:
+        annotations: JSON file.
+        images: folder of the pictures, which are loaded when they are used.
+        ids: of the pictures to take; None: all.
+
+    Raises:
+        InvalidInputError: a file or folder is missing, or not in the format.
+    """
+    return read_annotations(annotations, images, coco17, ids)
+
+
+def read_annotations(
+    annotations: Path, images: Path, skeleton: Skeleton, ids: Collection[int] | None = None
+) -> PictureSet:
+    """Read a keypoint file in COCO's format with people of a given skeleton; see `load_coco`."""
+    if not annotations.is_file():
+        raise InvalidInputError(
+            f"no annotations; found no file {annotations}; docs/training.md says where to get them"
+        )
+    if not images.is_dir():
+        raise InvalidInputError(
+            f"no pictures; found no folder {images}; docs/training.md says where to get them"
+        )
+    try:
+        content = json.loads(annotations.read_bytes())
+        entries = {entry["id"]: entry for entry in content["images"]}
+        grouped: dict[int, list[dict[str, Any]]] = {key: [] for key in entries}
+        for annotation in content["annotations"]:
+            grouped[annotation["image_id"]].append(annotation)
+        if ids is not None:
+            unknown = sorted(set(ids) - set(entries))
+            if unknown:
+                raise ValueError(f"it has no pictures {unknown[:5]}")
+            entries = {key: entry for key, entry in entries.items() if key in set(ids)}
+        pictures = tuple(_picture(entry, grouped[key], images, skeleton) for key, entry in entries.items())
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        text = f"{type(error).__name__}: {error}"
+        raise InvalidInputError(
+            f"cannot read {annotations}; {text}; give COCO keypoints with people of {skeleton.name}"
+        ) from error
+    return PictureSet(skeleton, pictures)
+
+
+def _picture(
+    entry: dict[str, Any], annotations: list[dict[str, Any]], images: Path, skeleton: Skeleton
+) -> Picture:
+    count = len(skeleton)
+    people, unlabelled = [], []
+    for annotation in annotations:
+        values = np.array(annotation.get("keypoints") or np.zeros(3 * count), np.float64)
+        if values.size != 3 * count:
+            raise ValueError(f"a person has {values.size / 3:g} joints, {skeleton.name} has {count}")
+        values = values.reshape(count, 3)
+        if annotation.get("iscrowd", 0) or not (values[:, 2] > 0).any():
+            unlabelled.append(annotation)
+        else:
+            people.append((annotation, values))
+    joints = np.array([values for _, values in people], np.float32).reshape(-1, count, 3)
+    visible = (joints[..., 2] > 0).astype(np.float32)
+    boxes = np.array([annotation["bbox"] for annotation, _ in people], np.float64).reshape(-1, 4)
+    areas = [a.get("area", 0.53 * a["bbox"][2] * a["bbox"][3]) for a, _ in people]
+    return Picture(
+        id=int(entry["id"]),
+        path=images / entry["file_name"],
+        size=(int(entry["height"]), int(entry["width"])),
+        joints=joints[..., :2] * visible[..., None],
+        visible=visible,
+        boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1).astype(np.float32),
+        areas=np.array(areas, np.float64),
+        unlabelled=tuple(unlabelled),
+        crowding=entry.get("crowdIndex"),
+    )
+
+
+def _segment(annotation: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Where an annotation lies (h, w): polygons, run lengths (plain or compressed), or its box."""
+    segmentation = annotation.get("segmentation")
+    height, width = size
+    if segmentation:
+        packed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], (str, bytes))
+        encoded = segmentation if packed else coco_mask.segmToRle(segmentation, width, height)
+        return np.asarray(coco_mask.decode(encoded), bool)
+    x, y, w, h = annotation["bbox"]
+    inside = np.zeros(size, bool)
+    inside[max(int(y), 0) : int(np.ceil(y + h)), max(int(x), 0) : int(np.ceil(x + w))] = True
+    return inside
