@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from tiny_models import PAIR2, people_picture, people_spec
 
-from edgepose import Grouping, InvalidInputError, ModelFormatError, ModelSpec, coco17, kernels
+from edgepose import (
+    BackendUnavailableError,
+    Grouping,
+    InvalidInputError,
+    ModelFormatError,
+    ModelSpec,
+    coco17,
+    kernels,
+)
 from edgepose.kernels.pose_maps import PoseMaps
 from edgepose.pipeline import bottomup
 from edgepose.pipeline.bottomup import (
@@ -111,6 +119,14 @@ def recorded(shared: Path) -> tuple[list[dict[str, Any]], Any]:
     return json.loads(str(arrays["meta"])), arrays
 
 
+@pytest.fixture(params=kernels.IMPLEMENTATIONS)
+def ops(request: pytest.FixtureRequest) -> kernels.Kernels:
+    try:
+        return kernels.get(request.param)
+    except BackendUnavailableError as error:
+        pytest.skip(str(error))
+
+
 class TestParity:
     """The official results, from the network's outputs to the picture."""
 
@@ -137,14 +153,14 @@ class TestParity:
         return run
 
     @pytest.mark.parametrize("number", range(5))
-    def test_persons_in_the_picture(self, recorded: Any, number: int) -> None:
+    def test_persons_in_the_picture(self, recorded: Any, number: int, ops: kernels.Kernels) -> None:
         case, arrays = recorded[0][number], recorded[1]
         spec = ModelSpec(
             "recorded", coco17, (case["input_size"],) * 2, task="bottomup", coordinates="legacy",
             grouping=Grouping(project_to_image=case["project2image"]),
         )  # fmt: skip
         steps = BottomUp(
-            self.replay(arrays, number, case), spec, KERNELS, flip_test=case["flip"], scales=case["scales"],
+            self.replay(arrays, number, case), spec, ops, flip_test=case["flip"], scales=case["scales"],
             official=True,
         )  # fmt: skip
         image = np.zeros((*case["image"], 3), np.uint8)
@@ -152,7 +168,7 @@ class TestParity:
         assert plan[-1].center == tuple(case["center"])
         (maps,) = steps.run_maps([image], [plan])
         assert maps.size == tuple(case["heatmaps"]["shape"][2:])
-        decoded = decode_maps(maps, KERNELS, spec.grouping or Grouping(), official=True)
+        decoded = decode_maps(maps, ops, spec.grouping or Grouping(), official=True)
         expected = arrays[f"people_{number}"]
         np.testing.assert_allclose(decoded.persons[:, :, 2:], expected[:, :, 2:], rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(decoded.scores, arrays[f"scores_{number}"], rtol=1e-6)
