@@ -59,7 +59,7 @@ def check_output(network: nn.Module, spec: ModelSpec) -> None:
     Raises:
         ModelFormatError: top-down, its output is not one map of a quarter of the input per joint;
             bottom-up, its outputs are not of a quarter of the input, half, and so on, with a map per
-            joint and, in one of them at least, a tag per joint or one for all.
+            joint and, in one of them at least, tags: as many maps or a multiple, or one for all joints.
     """
     training, device = network.training, next(network.parameters()).device
     network.eval()
@@ -76,7 +76,9 @@ def check_output(network: nn.Module, spec: ModelSpec) -> None:
         else:
             expected = [(joints * (1 + (stage == 0)), *side) for stage, side in enumerate(sides)]
             channels = {shape[0] for shape in found}
-            fits = channels <= {joints, joints + 1, 2 * joints} and channels != {joints}
+            fits = all(c == joints + 1 or (c > 0 and c % joints == 0) for c in channels) and channels != {
+                joints
+            }
             fits = fits and [shape[1:] for shape in found] == sides
             advice = "take a bottom-up network, and joints from the skeleton"
         if not fits:
@@ -116,7 +118,7 @@ def export(network: nn.Module, spec: ModelSpec, path: str | PathLike[str]) -> fl
     where n is free. Bottom-up, where n, h and w are free, sides multiples of 32: ``heatmaps``
     (n, k, h/4, w/4), ``heatmaps_high`` (n, k, h/2, w/2) and, for further deconvolutions,
     ``heatmaps_high2``, ...; then ``tags`` (n, k or 1, h/4, w/4), and ``tags_high``, ... where the
-    network has tags at those sizes.
+    network has tags at those sizes; tags of d numbers have d k channels, all joints' first ones first.
 
     The network stays as it is. The file appears when all is well, replacing an older one; else none.
 
