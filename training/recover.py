@@ -31,6 +31,9 @@ def recover_weights(network: nn.Module, path: str | PathLike[str], images: Tenso
     """
     graph = onnx.load(str(path)).graph
     stored = {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in stored:  # equal tensors are stored once
+            stored[node.output[0]] = stored[node.input[0]]
     own = network.state_dict()
     folded = _norm_after(network, images[:1])
     values = {key: value for key, value in stored.items() if key in own}
@@ -53,25 +56,35 @@ def recover_weights(network: nn.Module, path: str | PathLike[str], images: Tenso
         )
     network.load_state_dict(values, strict=False)
     modules = dict(network.named_modules())
-
-    def measure(norm: nn.BatchNorm2d, bias: Tensor) -> None:
-        def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=False)
-            norm.running_mean.copy_(mean)  # type: ignore[union-attr]
-            norm.running_var.copy_(variance)  # type: ignore[union-attr]
-            norm.weight.copy_((variance + norm.eps).sqrt())
-            norm.bias.copy_(bias + mean)
-
-        handles.append(norm.register_forward_pre_hook(before))
-
-    handles: list[torch.utils.hooks.RemovableHandle] = []
     for name, bias in biases.items():
-        measure(modules[folded[name]], bias)  # type: ignore[arg-type]
+        norm = modules[folded[name]]
+        assert isinstance(norm, nn.BatchNorm2d)
+        norm.weight.fill_(1)
+        norm.bias.copy_(bias)
+        norm.running_mean.zero_()  # type: ignore[union-attr]
+        norm.running_var.fill_(1 - norm.eps)  # type: ignore[union-attr]
+    handles = [
+        module.register_forward_pre_hook(_measure_norm)
+        for module in modules.values()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
     training = network.training
     network.eval()(images)
     network.train(training)
     for handle in handles:
         handle.remove()
+
+
+def _measure_norm(norm: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
+    """Give a norm the statistics of its input, and the scale and shift with which it computes the same."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=False)
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    norm.bias.add_(factor * (mean - norm.running_mean))
+    norm.weight.copy_(factor * (variance + norm.eps).sqrt())
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
 
 
 def _norm_after(network: nn.Module, image: Tensor) -> dict[str, str]:
