@@ -112,6 +112,23 @@ MapsArgument maps_argument(const char* name, py::handle value, const MapsArgumen
   return {std::move(array), n, k, maps};
 }
 
+py::array joint_maps_argument(const char* name, py::handle value) {
+  const char* wanted = "a float32 or float16 array (joints, h, w), no axis empty";
+  if (!is_array(value)) reject(name, describe(value), wanted);
+  py::array array = as_array(value);
+  const char code = type_code(array);
+  if ((code != 'f' && code != 'e') || array.ndim() != 3) reject(name, describe(value), wanted);
+  for (int axis = 0; axis < 3; ++axis) {
+    if (array.shape(axis) < 1 || array.shape(axis) > kMaxSide) reject(name, describe(value), wanted);
+  }
+  return packed(std::move(array));
+}
+
+Maps joint_maps_of(const py::array& array) {
+  return {array.data(), type_code(array) == 'e', static_cast<std::size_t>(array.shape(0)),
+          static_cast<int>(array.shape(1)), static_cast<int>(array.shape(2))};
+}
+
 py::array image_argument(const char* name, py::handle value) {
   const char* wanted = "a uint8 array (H, W, 3) with H and W of at least 1";
   if (!is_array(value)) reject(name, describe(value), wanted);

@@ -31,6 +31,9 @@ struct MapsArgument {
 
 // `like`, when given, is a checked stack whose dtype and shape it must have.
 MapsArgument maps_argument(const char* name, py::handle value, const MapsArgument* like = nullptr);
+// Maps (k, h, w) of single or half precision, packed.
+py::array joint_maps_argument(const char* name, py::handle value);
+Maps joint_maps_of(const py::array& array);
 py::array image_argument(const char* name, py::handle value);
 Image image_of(const py::array& array);
 py::array affine_argument(const char* name, py::handle value);

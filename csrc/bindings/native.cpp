@@ -3,6 +3,7 @@
 #include <string>
 
 #include "arrays.hpp"
+#include "pose_maps.hpp"
 
 namespace edgepose::bindings {
 namespace {
@@ -138,4 +139,5 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   m.def("quarter_offset", &quarter_offset, py::arg("heatmaps"), py::arg("coords"), py::arg("out"));
   m.def("flip_average", &flip_average, py::arg("heatmaps"), py::arg("flipped"), py::arg("order"),
         py::arg("shift"), py::arg("out"));
+  define_pose_maps(m, &kernels);
 }

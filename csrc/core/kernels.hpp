@@ -32,6 +32,52 @@ struct CropOptions {
 
 enum class Refine { none, quarter, taylor };
 
+// One run of a bottom-up network: `heatmaps` of `joints` maps each, the largest last, and tag maps, each of
+// `joints` or of one.
+struct PoseRun {
+  const Maps* heatmaps;
+  int heatmap_count;
+  const Maps* tags;
+  int tag_count;
+  bool flipped;  // then it belongs to the same scale as the run before it
+};
+
+struct PoseMaps {
+  const PoseRun* runs;
+  int run_count, scale_count, tag_count;  // tag maps of all runs
+  int height, width;                      // of the final map
+  int joints;
+  const std::int64_t* flip;
+};
+
+struct PeakOptions {
+  int window, top;
+  double threshold;
+};
+
+// Peaks of each joint, top entries each, of which the first `count` are there.
+struct Peaks {
+  int joints, top, tag_count;
+  std::int32_t* xy;
+  float *scores, *tags;
+  std::int32_t* count;
+};
+
+struct GroupOptions {
+  const std::int64_t* joint_order;
+  double tag_threshold;
+  bool use_detection_val, ignore_too_much;
+  int max_persons;
+  bool official;
+};
+
+// Persons: count x joints x stride, an entry being x, y, score and tags.
+struct Persons {
+  float* data;
+  std::size_t count;
+  int joints, stride;
+};
+
 struct KernelTable {
   // affine: count times 2 x 3, output to image pixels; out: count x 3 x height x width
   void (*crop_normalize)(const Image&, const double* affine, std::size_t count, const CropOptions&,
@@ -45,6 +91,14 @@ struct KernelTable {
   // out: like the maps, single precision, may be the maps themselves
   void (*flip_average)(const Maps&, const void* flipped, const std::int64_t* order, std::size_t joints,
                        bool shift, float* out);
+  // Each of the following works in `scratch`, and with none returns the bytes that it takes.
+  std::size_t (*aggregate_nms_topk)(const PoseMaps&, const PeakOptions&, const Peaks& out, void* scratch);
+  // persons: room for as many as there are peaks, or max_persons where not official; count and truncated
+  // are set
+  std::size_t (*group)(const Peaks&, const GroupOptions&, Persons& out, bool* truncated, void* scratch);
+  // in place
+  std::size_t (*adjust)(const PoseMaps&, const Persons&, void* scratch);
+  std::size_t (*refine)(const PoseMaps&, const Persons&, void* scratch);
 };
 
 // An instruction set that this build and this processor both have.

@@ -102,6 +102,28 @@ inline Floats keep_reaching(Floats key, Floats limit, Floats v) {
 #endif
 }
 
+inline Floats square_root(Floats v) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_sqrt_ps((__m512)v);
+#elif defined(__AVX2__)
+  return (Floats)_mm256_sqrt_ps((__m256)v);
+#elif defined(__SSE2__)
+  return (Floats)_mm_sqrt_ps((__m128)v);
+#elif defined(__aarch64__)
+  return (Floats)vsqrtq_f32((float32x4_t)v);
+#else
+  for (int i = 0; i < kLanes; ++i) v[i] = sqrtf(v[i]);
+  return v;
+#endif
+}
+
+// The nearest whole number, to even, for v >= 0.
+inline Floats rounded(Floats v) {
+  const Floats magic = broadcast(0x1p23f);  // from here on all numbers are whole
+  const Floats whole = (v + magic) - magic;
+  return v < magic ? whole : v;
+}
+
 inline float sum(Floats v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)v);

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 _Array = NDArray[np.float32]
 _Maps = NDArray[np.float32] | NDArray[np.float16]
+_Passes = Sequence[tuple[tuple[_Maps, ...], tuple[_Maps, ...], bool]]
 
 def isas() -> list[str]: ...
 def isa() -> str: ...
@@ -28,4 +29,30 @@ def argmax_offset(
 def quarter_offset(heatmaps: _Maps, coords: _Array, out: _Array | None) -> _Array: ...
 def flip_average(
     heatmaps: _Maps, flipped: _Maps, order: NDArray[np.int64], shift: bool, out: _Array | None
+) -> _Array: ...
+def aggregate_nms_topk(
+    passes: _Passes,
+    size: tuple[int, int],
+    flip_permutation: NDArray[np.int64],
+    window: int,
+    top: int,
+    threshold: float,
+) -> tuple[NDArray[np.int32], _Array, _Array, NDArray[np.int32]]: ...
+def group(
+    xy: NDArray[np.int32],
+    scores: _Array,
+    tags: _Array,
+    count: NDArray[np.int32],
+    joint_order: NDArray[np.int64],
+    tag_threshold: float,
+    use_detection_val: bool,
+    ignore_too_much: bool,
+    max_persons: int,
+    official: bool,
+) -> tuple[_Array, bool]: ...
+def adjust(
+    passes: _Passes, size: tuple[int, int], flip_permutation: NDArray[np.int64], persons: _Array
+) -> _Array: ...
+def refine(
+    passes: _Passes, size: tuple[int, int], flip_permutation: NDArray[np.int64], persons: _Array
 ) -> _Array: ...

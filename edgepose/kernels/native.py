@@ -15,16 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.errors import BackendUnavailableError
-from edgepose.kernels import _checks, _native
+from edgepose.kernels import _checks, _native, pose_maps
 from edgepose.kernels._checks import Maps
+from edgepose.kernels.pose_maps import Groups, Peaks, PoseMaps
 
 __all__ = [
+    "adjust",
+    "aggregate_nms_topk",
     "argmax_offset",
     "crop_normalize",
     "flip_average",
+    "group",
     "isa",
     "isas",
     "quarter_offset",
+    "refine",
     "soft_argmax",
     "use_isa",
 ]
@@ -98,6 +103,55 @@ def flip_average(
     if isinstance(heatmaps, np.ndarray) and heatmaps.ndim == 4:  # else the extension rejects them
         order = _checks.flip_permutation(flip_pairs, heatmaps.shape[1])
     return _native.flip_average(heatmaps, flipped, order, shift, out)
+
+
+def aggregate_nms_topk(maps: PoseMaps, window: int = 5, top: int = 30, threshold: float = 0.1) -> Peaks:
+    """See `edgepose.kernels.reference.aggregate_nms_topk`."""
+    maps = pose_maps.check_maps(maps)
+    options = pose_maps.check_peak_options(window, top, threshold)
+    return Peaks(*_native.aggregate_nms_topk(*_taken_apart(maps), *options))
+
+
+def group(
+    peaks: Peaks,
+    joint_order: Sequence[int] | NDArray[np.int64],
+    tag_threshold: float = 1.0,
+    use_detection_val: bool = True,
+    ignore_too_much: bool = False,
+    max_persons: int = 30,
+    official: bool = False,
+) -> Groups:
+    """See `edgepose.kernels.reference.group`."""
+    peaks = pose_maps.check_peaks(peaks)
+    order = pose_maps.check_joint_order(joint_order, len(peaks.count))
+    options = pose_maps.check_group_options(
+        tag_threshold, use_detection_val, ignore_too_much, max_persons, official
+    )
+    return Groups(*_native.group(*peaks, order, *options))
+
+
+def adjust(maps: PoseMaps, persons: Array) -> Array:
+    """See `edgepose.kernels.reference.adjust`."""
+    maps = pose_maps.check_maps(maps)
+    return _native.adjust(*_taken_apart(maps), pose_maps.check_persons(persons, maps))
+
+
+def refine(maps: PoseMaps, persons: Array) -> Array:
+    """See `edgepose.kernels.reference.refine`."""
+    maps = pose_maps.check_maps(maps, tagged=True)
+    return _native.refine(*_taken_apart(maps), pose_maps.check_persons(persons, maps, tagged=True))
+
+
+def _taken_apart(
+    maps: PoseMaps,
+) -> tuple[
+    list[tuple[tuple[Maps, ...], tuple[Maps, ...], bool]],
+    tuple[int, int],
+    NDArray[np.int64],
+]:
+    """Maps as the extension takes them."""
+    passes = [(run.heatmaps, run.tags, run.flipped) for run in maps.passes]
+    return passes, maps.size, maps.flip_permutation
 
 
 use_isa(os.environ.get("EDGEPOSE_ISA") or "auto")

@@ -1,0 +1,11 @@
+// Peaks put together to persons.
+#pragma once
+
+#include "kernels.hpp"
+
+namespace edgepose::EDGEPOSE_ISA {
+
+std::size_t group(const Peaks& peaks, const GroupOptions& options, Persons& out, bool* truncated,
+                  void* scratch);
+
+}  // namespace edgepose::EDGEPOSE_ISA
