@@ -1,8 +1,8 @@
 // The quarter step of new persons, and their missing joints.
 //
 // A missing joint is the argmax over the final map of heat - rint(distance of the tags). For each tile, the
-// largest heat and the range of each tag bound it; only tiles whose bound reaches the best so far are
-// evaluated, and their exact largest heat then serves all other persons.
+// largest heat and the range of each tag bound it. Each person first looks at the tile of its largest bound;
+// then every tile is evaluated once for all persons whose best its bound reaches, or not at all.
 #include "pose_maps.hpp"
 #include "pose_planes.hpp"
 
@@ -16,17 +16,31 @@ int pixel_of(float coordinate, int length) {
   return coordinate < static_cast<float>(length - 1) ? static_cast<int>(coordinate) : length - 1;
 }
 
-// Where a person's tags fit best.
-struct Fit {
-  float value = -kInfinity;
-  std::ptrdiff_t index = 0;  // in row order
+// The persons that seek a joint, and where it fits each best. Padded to whole vectors.
+struct Seekers {
+  Seekers(std::size_t most, int tags, Arena& arena) {
+    padded = static_cast<std::ptrdiff_t>((most + kLanes - 1) / kLanes * kLanes);
+    const auto size = static_cast<std::size_t>(padded);
+    means = arena.take<float>(size * static_cast<std::size_t>(tags));
+    best = arena.take<float>(size);
+    bounds = arena.take<float>(size);
+    index = arena.take<std::ptrdiff_t>(size);
+    first = arena.take<std::ptrdiff_t>(size);
+  }
 
-  void take(float candidate, std::ptrdiff_t at) {
-    if (candidate > value || (candidate == value && at < index)) {
-      value = candidate;
-      index = at;
+  void take(std::ptrdiff_t i, float fit, std::ptrdiff_t at) {
+    if (fit > best[i] || (fit == best[i] && at < index[i])) {
+      best[i] = fit;
+      index[i] = at;
     }
   }
+
+  std::ptrdiff_t padded, count = 0;
+  float* means;           // tags x padded
+  float* best;            // -inf where nothing fits
+  float* bounds;          // of one tile
+  std::ptrdiff_t* index;  // of the best pixel, in row order
+  std::ptrdiff_t* first;  // the tile that each looks at first
 };
 
 // One joint's final map in tiles.
@@ -45,6 +59,7 @@ class Tiles {
     bounds_ = arena.take<float>(size);
     peaks_ = arena.take<std::ptrdiff_t>(size);
     finite_ = arena.take<bool>(size);
+    seen_ = arena.take<bool>(size);
     low_ = arena.take<float>(size * static_cast<std::size_t>(tag_count_));
     high_ = arena.take<float>(size * static_cast<std::size_t>(tag_count_));
     heat_ = arena.take<float>(kArea);
@@ -67,6 +82,7 @@ class Tiles {
         const std::ptrdiff_t tile = static_cast<std::ptrdiff_t>(row) * columns_ + column;
         largest_[tile] = usable(planes_.combine([&](int i) { return planes_.heat[i].largest(left, right); }));
         peaks_[tile] = -1;
+        seen_[tile] = false;
         bool finite = true;
         for (int t = 0; t < tag_count_; ++t) {
           finite &= planes_.tags[t].range(left, right, low_ + t * padded_ + tile, high_ + t * padded_ + tile);
@@ -76,72 +92,121 @@ class Tiles {
     }
   }
 
-  Fit search(const float* mean) {
-    Fit best;
-    Floats most = broadcast(-kInfinity);
-    for (std::ptrdiff_t i = 0; i < padded_; i += kLanes) {
-      Floats squares{};
-      for (int t = 0; t < tag_count_; ++t) {
-        const Floats below = load_at(low_, t, i) - mean[t], above = mean[t] - load_at(high_, t, i);
-        const Floats away = larger(below, larger(above, Floats{}));
-        squares += away * away;
-      }
-      const Floats bound = larger(edgepose::EDGEPOSE_ISA::load(largest_ + i) - rounded(square_root(squares)),
-                                  broadcast(-kInfinity));
-      store(bounds_ + i, bound);
-      most = larger(bound, most);
+  void search(Seekers& seekers) {
+    for (std::ptrdiff_t i = 0; i < seekers.padded; ++i) {
+      seekers.best[i] = i < seekers.count ? -kInfinity : kInfinity;
+      seekers.index[i] = 0;
     }
-    float highest = -kInfinity;
-    for (int lane = 0; lane < kLanes; ++lane) highest = most[lane] > highest ? most[lane] : highest;
-    if (highest == -kInfinity) return best;
-    std::ptrdiff_t first = 0;
-    while (!(bounds_[first] >= highest)) ++first;
-    visit(first, mean, best);
-    for (std::ptrdiff_t i = 0; i < padded_; i += kLanes) {
-      if (!any_reaches(edgepose::EDGEPOSE_ISA::load(bounds_ + i), broadcast(best.value))) continue;
-      for (std::ptrdiff_t tile = i; tile < i + kLanes; ++tile) {
-        if (tile != first && bounds_[tile] >= best.value && bounds_[tile] > -kInfinity)
-          visit(tile, mean, best);
-      }
+    for (std::ptrdiff_t i = 0; i < seekers.count; ++i) seekers.first[i] = highest_bound(seekers, i);
+    for (std::ptrdiff_t i = 0; i < seekers.count; ++i) {
+      const std::ptrdiff_t tile = seekers.first[i];
+      if (tile < 0 || seen_[tile]) continue;
+      visit(tile, seekers, true);
+      seen_[tile] = true;
     }
-    return best;
+    for (std::ptrdiff_t tile = 0; tile < count(); ++tile) {
+      if (largest_[tile] > -kInfinity) visit(tile, seekers, false);
+    }
   }
 
  private:
   std::ptrdiff_t count() const { return static_cast<std::ptrdiff_t>(rows_) * columns_; }
 
-  Floats load_at(const float* ranges, int t, std::ptrdiff_t tile) const {
-    return edgepose::EDGEPOSE_ISA::load(ranges + t * padded_ + tile);
-  }
-
-  // The least and the largest rounded distance of a tile's tags.
-  void distances(std::ptrdiff_t tile, const float* mean, float* least, float* most) const {
-    float near = 0, far = 0;
-    for (int t = 0; t < tag_count_; ++t) {
-      const float below = low_[t * padded_ + tile] - mean[t], above = mean[t] - high_[t * padded_ + tile];
-      const float nearest = below > above ? below : above, furthest = -(below < above ? below : above);
-      near += nearest > 0 ? nearest * nearest : 0;
-      far += furthest * furthest;
+  // The tile of a person's largest bound; -1 where there is none above -inf.
+  std::ptrdiff_t highest_bound(const Seekers& seekers, std::ptrdiff_t person) {
+    Floats most = broadcast(-kInfinity);
+    for (std::ptrdiff_t i = 0; i < padded_; i += kLanes) {
+      Floats squares{};
+      for (int t = 0; t < tag_count_; ++t) {
+        const float mean = seekers.means[t * seekers.padded + person];
+        squares += gap(load_at(low_, t, i) - mean, mean - load_at(high_, t, i));
+      }
+      const Floats bound = fit(vector_at(largest_ + i), squares);
+      store(bounds_ + i, bound);
+      most = larger(bound, most);
     }
-    *least = rintf(sqrtf(near));
-    *most = rintf(sqrtf(far));
+    const float highest = largest_lane(most);
+    if (highest == -kInfinity) return -1;
+    std::ptrdiff_t tile = 0;
+    while (!(bounds_[tile] >= highest)) ++tile;
+    return tile;
   }
 
-  void visit(std::ptrdiff_t tile, const float* mean, Fit& best) {
-    bool evaluated = false;
+  // Square of how far outside of a range a value lies, of what it lacks on either side; NaN counts as 0.
+  static Floats gap(Floats below, Floats above) {
+    const Floats away = larger(below, larger(above, Floats{}));
+    return away * away;
+  }
+
+  static Floats fit(Floats heat, Floats squares) {
+    return larger(heat - rounded(square_root(squares)), broadcast(-kInfinity));
+  }
+
+  static float largest_lane(Floats v) {
+    float most = -kInfinity;
+    for (int lane = 0; lane < kLanes; ++lane) most = v[lane] > most ? v[lane] : most;
+    return most;
+  }
+
+  static Floats vector_at(const float* from) { return edgepose::EDGEPOSE_ISA::load(from); }
+
+  Floats load_at(const float* ranges, int t, std::ptrdiff_t tile) const {
+    return vector_at(ranges + t * padded_ + tile);
+  }
+
+  // Whether a tile's bound reaches anybody's best; the bounds go to the seekers.
+  bool reaches(std::ptrdiff_t tile, const Seekers& seekers) const {
+    bool any = false;
+    for (std::ptrdiff_t i = 0; i < seekers.padded; i += kLanes) {
+      Floats squares{};
+      for (int t = 0; t < tag_count_; ++t) {
+        const Floats mean = vector_at(seekers.means + t * seekers.padded + i);
+        squares += gap(low_[t * padded_ + tile] - mean, mean - high_[t * padded_ + tile]);
+      }
+      const Floats bound = fit(broadcast(largest_[tile]), squares);
+      store(seekers.bounds + i, bound);
+      any |= any_reaches(bound, vector_at(seekers.best + i));
+    }
+    return any;
+  }
+
+  // Looks for better places in a tile; with `first`, for those alone that look there first.
+  void visit(std::ptrdiff_t tile, Seekers& seekers, bool first) {
+    if (!reaches(tile, seekers)) return;
+    bool has_heat = false, has_tags = false;
     if (peaks_[tile] < 0) {
       evaluate_heat(tile);
-      evaluated = true;
+      has_heat = true;
+      if (!reaches(tile, seekers)) return;
     }
-    float least, most;
-    distances(tile, mean, &least, &most);
-    if (finite_[tile] && least == most && most <= kMaxWhole) {  // one distance in the whole tile
-      if (largest_[tile] > -kInfinity) best.take(largest_[tile] - least, peaks_[tile]);
-      return;
+    for (std::ptrdiff_t i = 0; i < seekers.count; ++i) {
+      if (seekers.bounds[i] < seekers.best[i] ||
+          (first ? seekers.first[i] != tile : seekers.first[i] == tile))
+        continue;
+      if (one_distance(tile, seekers, i)) {
+        if (seekers.bounds[i] > -kInfinity) seekers.take(i, seekers.bounds[i], peaks_[tile]);
+        continue;
+      }
+      if (!has_heat) evaluate_heat(tile);
+      if (!has_tags) evaluate_tags(tile);
+      has_heat = has_tags = true;
+      match(tile, seekers, i);
     }
-    if (largest_[tile] - least < best.value) return;
-    if (!evaluated) evaluate_heat(tile);
-    evaluate_fit(tile, mean, best);
+  }
+
+  // Whether a person's distance rounds to the same number all over a tile: then its bound is exact.
+  bool one_distance(std::ptrdiff_t tile, const Seekers& seekers, std::ptrdiff_t person) const {
+    if (!finite_[tile]) return false;
+    Floats squares{}, far{};
+    for (int t = 0; t < tag_count_; ++t) {
+      const float mean = seekers.means[t * seekers.padded + person];
+      const float below = low_[t * padded_ + tile] - mean, above = mean - high_[t * padded_ + tile];
+      squares += gap(broadcast(below), broadcast(above));
+      const float furthest = below < above ? below : above;
+      far += broadcast(furthest) * furthest;
+    }
+    const float most = rounded(square_root(far))[0];
+    return rounded(square_root(squares))[0] == most && most < kInfinity;
   }
 
   struct Area {
@@ -162,46 +227,46 @@ class Tiles {
     }
     planes_.heat_block(a.top, a.bottom, a.left, a.right, heat_, kTile);
     Floats most = broadcast(-kInfinity);
-    for (int i = 0; i < kArea; i += kLanes) most = larger(edgepose::EDGEPOSE_ISA::load(heat_ + i), most);
-    float best = -kInfinity;
-    for (int lane = 0; lane < kLanes; ++lane) best = most[lane] > best ? most[lane] : best;
+    for (int i = 0; i < kArea; i += kLanes) most = larger(vector_at(heat_ + i), most);
+    const float best = largest_lane(most);
     int at = 0;
     while (heat_[at] != best) ++at;
     largest_[tile] = best;
     peaks_[tile] = static_cast<std::ptrdiff_t>(a.top + at / kTile) * width_ + a.left + at % kTile;
   }
 
-  // With the tile's heat in place.
-  void evaluate_fit(std::ptrdiff_t tile, const float* mean, Fit& best) {
+  void evaluate_tags(std::ptrdiff_t tile) {
     const Area a = area(tile);
-    const int width = a.right - a.left, height = a.bottom - a.top;
+    const bool whole = a.right - a.left == kTile && a.bottom - a.top == kTile;
     for (int t = 0; t < tag_count_; ++t) {
       float* to = tags_ + t * kArea;
-      if (width < kTile || height < kTile) {
-        for (int i = 0; i < kArea; ++i) to[i] = 0;
-      }
+      for (int i = 0; i < kArea && !whole; ++i) to[i] = 0;
       planes_.tags[t].start_rows();
-      for (int y = a.top; y < a.bottom; ++y)
-        planes_.tags[t].final_row(y, a.left, a.right, to + (y - a.top) * kTile);
-    }
-    for (int i = 0; i < kArea; i += kLanes) {
-      Floats squares{};
-      for (int t = 0; t < tag_count_; ++t) {
-        const Floats away = edgepose::EDGEPOSE_ISA::load(tags_ + t * kArea + i) - mean[t];
-        squares += away * away;
-      }
-      const Floats fit = larger(edgepose::EDGEPOSE_ISA::load(heat_ + i) - rounded(square_root(squares)),
-                                broadcast(-kInfinity));
-      if (!any_reaches(fit, broadcast(best.value))) continue;
-      for (int lane = 0; lane < kLanes; ++lane) {
-        if (!(fit[lane] > -kInfinity)) continue;
-        const int at = i + lane;
-        best.take(fit[lane], static_cast<std::ptrdiff_t>(a.top + at / kTile) * width_ + a.left + at % kTile);
-      }
+      for (int y = a.top; y < a.bottom; ++y, to += kTile) planes_.tags[t].final_row(y, a.left, a.right, to);
     }
   }
 
-  static constexpr float kMaxWhole = 0x1p22f;
+  // Seeks a person's joint among the pixels of the tile that was evaluated.
+  void match(std::ptrdiff_t tile, Seekers& seekers, std::ptrdiff_t person) const {
+    const Area a = area(tile);
+    for (int i = 0; i < kArea; i += kLanes) {
+      const Floats heat = vector_at(heat_ + i), best = broadcast(seekers.best[person]);
+      if (!any_reaches(heat, best)) continue;
+      Floats squares{};
+      for (int t = 0; t < tag_count_; ++t) {
+        const Floats away = vector_at(tags_ + t * kArea + i) - seekers.means[t * seekers.padded + person];
+        squares += away * away;
+      }
+      const Floats fits = fit(heat, squares);
+      if (!any_reaches(fits, best)) continue;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        if (!(fits[lane] > -kInfinity) || fits[lane] < seekers.best[person]) continue;
+        const int at = i + lane;
+        seekers.take(person, fits[lane],
+                     static_cast<std::ptrdiff_t>(a.top + at / kTile) * width_ + a.left + at % kTile);
+      }
+    }
+  }
 
   Planes& planes_;
   int tag_count_, height_, width_, rows_, columns_;
@@ -210,6 +275,7 @@ class Tiles {
   float* bounds_;          // of one person
   std::ptrdiff_t* peaks_;  // the first pixel of the largest heat; -1: not evaluated
   bool* finite_;           // whether all tags are finite
+  bool* seen_;             // by those who looked there first
   float *low_, *high_;     // range of each tag
   float *heat_, *tags_;    // of one tile
 };
@@ -236,6 +302,19 @@ bool mean_tag(const Planes& planes, const Persons& persons, const float* person,
   }
   for (int t = 0; t < maps.tag_count; ++t) mean[t] /= static_cast<float>(found ? found : 1);
   return found > 0;
+}
+
+// Puts a joint at a pixel, if the final heatmap is above 0 there.
+void fill(const Planes& planes, int joint, std::ptrdiff_t index, float* entry) {
+  const int width = planes.maps->width;
+  const int x = static_cast<int>(index % width), y = static_cast<int>(index / width);
+  const float value = planes.sample_heat(joint, y, x);
+  if (!(value > 0)) return;
+  float dx, dy;
+  quarter_towards(planes, joint, x, y, &dx, &dy);
+  entry[0] = (static_cast<float>(x) + 0.5f) + dx;
+  entry[1] = (static_cast<float>(y) + 0.5f) + dy;
+  entry[2] = value;
 }
 
 }  // namespace
@@ -266,31 +345,35 @@ std::size_t refine(const PoseMaps& maps, const Persons& persons, void* scratch) 
   planes.build(maps, true, true, arena);
   Tiles tiles(planes, arena);
   const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(persons.joints) * persons.stride;
-  float* means = arena.take<float>(persons.count * static_cast<std::size_t>(maps.tag_count));
+  const auto tags = static_cast<std::size_t>(maps.tag_count);
+  float* means = arena.take<float>(persons.count * tags);
   bool* known = arena.take<bool>(persons.count);
+  std::size_t* who = arena.take<std::size_t>(persons.count);
+  Seekers seekers(persons.count, maps.tag_count, arena);
   if (arena.counting()) return arena.used();
   for (std::size_t i = 0; i < persons.count; ++i) {
-    float* mean = means + i * static_cast<std::size_t>(maps.tag_count);
+    float* mean = means + i * tags;
     known[i] = mean_tag(planes, persons, persons.data + static_cast<std::ptrdiff_t>(i) * size, mean);
-    for (int t = 0; t < maps.tag_count; ++t) known[i] &= mean[t] == mean[t];
+    for (std::size_t t = 0; t < tags; ++t) known[i] &= mean[t] == mean[t];
   }
   for (int joint = 0; joint < maps.joints; ++joint) {
-    bool loaded = false;
+    const auto entry = [&](std::size_t i) {
+      return persons.data + static_cast<std::ptrdiff_t>(i) * size + joint * persons.stride;
+    };
+    seekers.count = 0;
     for (std::size_t i = 0; i < persons.count; ++i) {
-      float* entry = persons.data + static_cast<std::ptrdiff_t>(i) * size + joint * persons.stride;
-      if (entry[2] != 0 || !known[i]) continue;
-      if (!loaded) tiles.load(joint);
-      loaded = true;
-      const Fit fit = tiles.search(means + i * static_cast<std::size_t>(maps.tag_count));
-      if (!(fit.value > -kInfinity)) continue;
-      const int x = static_cast<int>(fit.index % maps.width), y = static_cast<int>(fit.index / maps.width);
-      const float value = planes.sample_heat(joint, y, x);
-      if (!(value > 0)) continue;
-      float dx, dy;
-      quarter_towards(planes, joint, x, y, &dx, &dy);
-      entry[0] = (static_cast<float>(x) + 0.5f) + dx;
-      entry[1] = (static_cast<float>(y) + 0.5f) + dy;
-      entry[2] = value;
+      if (known[i] && entry(i)[2] == 0) who[seekers.count++] = i;
+    }
+    if (seekers.count == 0) continue;
+    for (std::size_t t = 0; t < tags; ++t) {
+      float* to = seekers.means + static_cast<std::ptrdiff_t>(t) * seekers.padded;
+      for (std::ptrdiff_t i = 0; i < seekers.padded; ++i)
+        to[i] = i < seekers.count ? means[who[i] * tags + t] : 0;
+    }
+    tiles.load(joint);
+    tiles.search(seekers);
+    for (std::ptrdiff_t i = 0; i < seekers.count; ++i) {
+      if (seekers.best[i] > -kInfinity) fill(planes, joint, seekers.index[i], entry(who[i]));
     }
   }
   return arena.used();
