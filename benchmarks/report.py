@@ -18,6 +18,12 @@ SECTIONS = (
         "Each kernel's implementations and what people otherwise use, on the same data.",
     ),
     (
+        "Bottom-up decode",
+        "bottomup.py",
+        "From a bottom-up network's maps to persons, on one thread: peaks, grouping, quarter step and missing "
+        "joints (refine). Peaks and times depend on the maps: these are made, with people that lack joints.",
+    ),
+    (
         "From picture to joints",
         "end_to_end.py",
         "LPN-50 at 256x192: the network alone in PyTorch and ONNX Runtime, and the whole `Estimator` call. "

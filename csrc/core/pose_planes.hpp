@@ -210,18 +210,30 @@ class Plane {
     const int first = rows_.lowest(begin), last = rows_.highest(end);
     float *low = extent_, *high = extent_ + width_,
           *holes = extent_ + 2 * static_cast<std::ptrdiff_t>(width_);
-    for (int x = 0; x < width_; ++x) {
+    const float* top = plane_ + static_cast<std::ptrdiff_t>(first) * width_;
+    int x = 0;
+    for (; x + kLanes <= width_; x += kLanes) {
+      Floats least = broadcast(kInfinity), most = broadcast(-kInfinity), hole{};
+      const float* from = top + x;
+      for (int y = first; y <= last; ++y, from += width_) {
+        const Floats value = load(from);
+        least = smaller(value, least);
+        most = larger(value, most);
+        hole += value * 0.0f;  // NaN from the first that is not finite
+      }
+      store(low + x, least);
+      store(high + x, most);
+      store(holes + x, hole);
+    }
+    for (; x < width_; ++x) {
       low[x] = kInfinity;
       high[x] = -kInfinity;
       holes[x] = 0;
-    }
-    for (int y = first; y <= last; ++y) {
-      const float* row = plane_ + static_cast<std::ptrdiff_t>(y) * width_;
-      for (int x = 0; x < width_; ++x) {
-        const float value = row[x];
-        low[x] = value < low[x] ? value : low[x];
-        high[x] = value > high[x] ? value : high[x];
-        holes[x] += value * 0.0f;  // NaN from the first that is not finite
+      const float* from = top + x;
+      for (int y = first; y <= last; ++y, from += width_) {
+        low[x] = *from < low[x] ? *from : low[x];
+        high[x] = *from > high[x] ? *from : high[x];
+        holes[x] += *from * 0.0f;
       }
     }
   }

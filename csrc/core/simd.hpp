@@ -75,6 +75,9 @@ inline Floats larger(Floats v, Floats other) {
 #endif
 }
 
+// The smaller of each pair; where v is NaN, the other.
+inline Floats smaller(Floats v, Floats other) { return -larger(-v, -other); }
+
 // Whether any lane reaches its limit; NaN does not.
 inline bool any_reaches(Floats v, Floats limit) {
 #if defined(__AVX512F__)
