@@ -20,7 +20,7 @@ SECTIONS = (
     (
         "Bottom-up decode",
         "bottomup.py",
-        "From a bottom-up network's maps to persons, on one thread: peaks, grouping, quarter step and missing "
+        "From a bottom-up network's maps to persons, on one thread: peaks, grouping, quarter step, missing "
         "joints (refine). Peaks and times depend on the maps: these are made, with people that lack joints.",
     ),
     (

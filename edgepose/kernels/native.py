@@ -127,7 +127,8 @@ def group(
     options = pose_maps.check_group_options(
         tag_threshold, use_detection_val, ignore_too_much, max_persons, official
     )
-    return Groups(*_native.group(*peaks, order, *options))
+    persons, truncated = _native.group(peaks.xy, peaks.scores, peaks.tags, peaks.count, order, *options)
+    return Groups(persons, truncated)
 
 
 def adjust(maps: PoseMaps, persons: Array) -> Array:
