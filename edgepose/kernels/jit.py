@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgepose.kernels import _checks
 from edgepose.kernels._checks import Maps
 from edgepose.kernels._numba import compiled
+from edgepose.kernels.jit_bottomup import adjust, aggregate_nms_topk, refine
 from edgepose.kernels.jit_grouping import group
 from edgepose.kernels.reference import (
     LOG_FLOOR,
@@ -27,7 +28,17 @@ from edgepose.kernels.reference import (
     Array,
 )
 
-__all__ = ["argmax_offset", "crop_normalize", "flip_average", "group", "quarter_offset", "soft_argmax"]
+__all__ = [
+    "adjust",
+    "aggregate_nms_topk",
+    "argmax_offset",
+    "crop_normalize",
+    "flip_average",
+    "group",
+    "quarter_offset",
+    "refine",
+    "soft_argmax",
+]
 
 # How far the mean may lie from the point about which moments are taken: at most 15/16 of a second
 # moment may be due to it. Beyond, the sums are taken again about the pixel nearest to the mean.

@@ -143,6 +143,12 @@ def _munkres(c: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 @compiled
+def _value(score: float) -> float:
+    """A score as it counts in costs."""
+    return 0.0 if math.isnan(score) else min(max(np.float64(score), -MAX_SCORE), MAX_SCORE)
+
+
+@compiled
 def _assign(
     distance: NDArray[np.float64], scores: Array, use_detection_val: bool, official: bool
 ) -> NDArray[np.int64]:
@@ -154,7 +160,7 @@ def _assign(
         for i in range(n):
             for j in range(m):
                 d = distance[i, j]
-                square[i, j] = np.rint(d) * 100 - np.float64(scores[i]) if use_detection_val else d
+                square[i, j] = np.rint(d) * 100 - _value(scores[i]) if use_detection_val else d
             square[i, m:] = UNREAL_COST
         columns = _munkres(square)
         for i in range(n):
@@ -163,9 +169,7 @@ def _assign(
         return result
     primary, secondary = np.empty((n, m), np.int64), np.empty((n, m), np.int64)
     for i in range(n):
-        score = np.float64(scores[i])
-        score = 0.0 if math.isnan(score) else min(max(score, -MAX_SCORE), MAX_SCORE)
-        value = np.int64(np.rint(score * FIXED_POINT))
+        value = np.int64(np.rint(_value(scores[i]) * FIXED_POINT))
         for j in range(m):
             d = distance[i, j]
             secondary[i, j] = primary[i, j] = np.int64(np.rint(d * FIXED_POINT))

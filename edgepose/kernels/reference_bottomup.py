@@ -35,7 +35,7 @@ computed. Note that NaN, and infinity times a weight of 0, make NaN.
 
 **Non-finite values.** A NaN heatmap pixel counts as -inf: it is never a peak, and no neighbour is below it.
 A pixel with a NaN tag is not one from which `refine` can fill a joint. A distance that is NaN or beyond
-65536 counts as 65536.
+65536 counts as 65536, a score beyond 2^22 or -2^22 as that, and in a cost a NaN score as 0.
 
 **Matching** (`group`). Joints are visited in `joint_order`. The candidates of a joint are its peaks, in
 order. Let there be a person or more; the *references* are the first `max_persons` persons, each with the
@@ -61,11 +61,11 @@ found depends on that algorithm's order of search.
 *Default assignment.* Costs are whole numbers, so that sums are exact and every implementation finds the
 same assignment::
 
-    primary[i, j] = rint(distance) * 100 * 2^28 - rint(min(max(score[i], -2^22), 2^22) * 2^28)
+    primary[i, j] = rint(distance) * 100 * 2^28 - rint(score[i] * 2^28)
     primary[i, j] = rint(distance * 2^28)                     without use_detection_val
     secondary[i, j] = rint(distance * 2^28)
 
-(a NaN score counts as 0). The least sum of `primary` decides; of equal ones the least sum of `secondary`,
+The least sum of `primary` decides; of equal ones the least sum of `secondary`,
 that is of unrounded distances; of equal ones again the order of search of `optimal_assignment`, which
 prefers low indices and compares (primary, secondary) lexicographically. Pairs add and subtract by
 component, so 64 bits per component suffice. Once there are `max_persons` persons, a candidate that would
@@ -91,6 +91,7 @@ __all__ = [
     "munkres_assignment",
     "optimal_assignment",
     "refine",
+    "resize_taps",
 ]
 
 Array = NDArray[np.float32]
@@ -456,8 +457,8 @@ def munkres_assignment(cost: NDArray[np.float64]) -> list[tuple[int, int]]:
             row = row_before
 
 
-def _taps(size: int, result: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, Array]:
-    """First and second tap along an axis, and their weights."""
+def resize_taps(size: int, result: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, Array]:
+    """First and second tap of each output pixel along an axis, and their weights w0 and w1."""
     half = np.float32(0.5)
     scale = np.float32(size) / np.float32(result)
     source = np.maximum((np.arange(result, dtype=np.float32) + half) * scale - half, np.float32(0))
@@ -471,8 +472,8 @@ def _resize(stack: Array, size: tuple[int, int]) -> Array:
     """Resize maps (n, h, w)."""
     if stack.shape[1:] == size:
         return stack
-    top, bottom, h0, h1 = _taps(stack.shape[1], size[0])
-    left, right, w0, w1 = _taps(stack.shape[2], size[1])
+    top, bottom, h0, h1 = resize_taps(stack.shape[1], size[0])
+    left, right, w0, w1 = resize_taps(stack.shape[2], size[1])
     across = w0 * stack[:, :, left] + w1 * stack[:, :, right]
     result: Array = h0[:, None] * across[:, top] + h1[:, None] * across[:, bottom]
     return result
@@ -501,13 +502,18 @@ def _distances(tags: Array, means: Array) -> NDArray[np.float64]:
         return np.fmin(np.sqrt(squares), MAX_DISTANCE)
 
 
+def _values(scores: Array) -> NDArray[np.float64]:
+    """Scores as they count in costs."""
+    return np.clip(np.nan_to_num(scores.astype(np.float64), nan=0), -MAX_SCORE, MAX_SCORE)
+
+
 def _official_pairs(
     distance: NDArray[np.float64], scores: Array, use_detection_val: bool
 ) -> list[tuple[int, int]]:
     candidates, references = distance.shape
     cost = distance
     if use_detection_val:
-        cost = np.rint(distance) * 100 - scores[:, None].astype(np.float64)
+        cost = np.rint(distance) * 100 - _values(scores)[:, None]
     if candidates > references:
         unreal = np.full((candidates, candidates - references), UNREAL_COST)
         cost = np.concatenate([cost, unreal], axis=1)
@@ -520,8 +526,7 @@ def _optimal_pairs(
     secondary = np.rint(distance * FIXED_POINT).astype(np.int64)
     primary = secondary
     if use_detection_val:
-        value = np.nan_to_num(scores.astype(np.float64), nan=0, posinf=MAX_SCORE, neginf=-MAX_SCORE)
-        value = np.rint(np.clip(value, -MAX_SCORE, MAX_SCORE) * FIXED_POINT)
+        value = np.rint(_values(scores) * FIXED_POINT)
         primary = (np.rint(distance) * 100 * FIXED_POINT).astype(np.int64) - value.astype(np.int64)[:, None]
     candidates, references = distance.shape
     cost = [
