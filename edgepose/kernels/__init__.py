@@ -220,7 +220,7 @@ def get(kernels: str = "auto") -> Kernels:
         raise BackendUnavailableError(
             f"the {kernels} kernels cannot serve; {_reason(kernels, error)}; {_REMEDIES[kernels]}"
         ) from error
-    return Kernels(kernels, {kernels: module, "numpy": reference}, {})
+    return Kernels(kernels, {kernels: module}, {})
 
 
 def use(kernels: str = "auto") -> None:
@@ -260,7 +260,7 @@ def _automatic() -> Kernels:
     reasons: dict[str, str] = {}
     for name in IMPLEMENTATIONS:
         try:
-            modules = {name: _load(name), "numpy": reference}
+            modules = {name: _load(name)}
         except ImportError as error:
             reasons[name] = _reason(name, error)
             continue
