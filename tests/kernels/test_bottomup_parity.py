@@ -1,0 +1,189 @@
+"""The bottom-up kernels give what the official code gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scenes import LAYOUTS, make_scene
+
+from edgepose.kernels import Kernels, MapPass, Peaks, PoseMaps, reference, reference_bottomup
+from edgepose.skeleton import coco17
+
+FACE_TO_ANKLES = (0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13, 14, 15, 16)
+
+Meta = list[dict[str, Any]]
+
+
+def recorded(shared: Path, name: str) -> tuple[dict[str, np.ndarray], Meta]:
+    file = shared / "specs" / "parity" / name
+    if not file.is_file():
+        pytest.skip(f"no recorded results in {file}")
+    arrays = dict(np.load(file))
+    return arrays, json.loads(str(arrays.pop("meta")))
+
+
+@pytest.fixture(scope="module")
+def grouping(shared: Path) -> tuple[dict[str, np.ndarray], Meta]:
+    return recorded(shared, "grouping.npz")
+
+
+@pytest.fixture(scope="module")
+def aggregation(shared: Path) -> tuple[dict[str, np.ndarray], Meta]:
+    return recorded(shared, "aggregation.npz")
+
+
+def scene(arrays: dict[str, np.ndarray], number: int) -> PoseMaps:
+    heatmaps = (arrays[f"heatmaps_{number}"] / 2**20).astype(np.float32)
+    tags = (arrays[f"tags_{number}"] / 128).astype(np.float32)
+    run = MapPass((heatmaps,), tuple(tags[..., t] for t in range(tags.shape[-1])))
+    return PoseMaps((run,), heatmaps.shape[1:], np.arange(len(heatmaps)))
+
+
+def peaks_and_options(ops: Kernels, maps: PoseMaps, run: dict[str, Any]) -> tuple[Peaks, dict[str, Any]]:
+    peaks = ops.aggregate_nms_topk(maps, run["nms_kernel"], run["max_people"], run["detection_threshold"])
+    return peaks, {
+        "joint_order": [j for j in FACE_TO_ANKLES if j < maps.joints],
+        "tag_threshold": run["tag_threshold"],
+        "use_detection_val": run["use_detection_val"],
+        "ignore_too_much": run["ignore_too_much"],
+        "max_persons": run["max_people"],
+    }
+
+
+def test_parsing(ops: Kernels, grouping: tuple[dict[str, np.ndarray], Meta]) -> None:
+    arrays, runs = grouping
+    assert runs
+    for number, run in enumerate(runs):
+        maps = scene(arrays, run["scene"])
+        peaks, options = peaks_and_options(ops, maps, run)
+        persons, truncated = ops.group(peaks, official=True, **options)
+        assert not truncated
+        if run["adjust"]:
+            persons = ops.adjust(maps, persons)
+        scores = persons[:, :, 2].mean(axis=1)
+        if run["refine"]:
+            persons = ops.refine(maps, persons)
+        expected = arrays[f"people_{number}"]
+        if not len(expected):  # the official code gives an array of no axes but one
+            expected = expected.reshape(persons[:0].shape)
+        np.testing.assert_array_equal(persons, expected, err_msg=f"run {number}")
+        np.testing.assert_allclose(scores, arrays[f"scores_{number}"], rtol=1e-6)
+
+
+def whole_path(arrays: dict[str, np.ndarray], number: int, case: dict[str, Any]) -> PoseMaps:
+    joints = 17
+    order = np.arange(joints)
+    for a, b in coco17.flip_pairs:
+        order[a], order[b] = b, a
+    passes = []
+    for step in case["steps"]:
+        for flip in (0, 1) if case["flip"] else (0,):
+            name = f"{number}_{step['scale']}_{flip}"
+            low, high = ((arrays[f"{kind}_{name}"] / 1024).astype(np.float32) for kind in ("low", "high"))
+            tagged = step["scale"] == 1 or len(case["steps"]) == 1
+            passes.append(MapPass((low[:joints], high), (low[joints:],) if tagged else (), bool(flip)))
+    width, height = case["base_size"]
+    size = (height, width) if case["project2image"] else passes[0].map_size
+    return PoseMaps(tuple(passes), size, order)
+
+
+def test_the_whole_path(ops: Kernels, aggregation: tuple[dict[str, np.ndarray], Meta]) -> None:
+    arrays, cases = aggregation
+    assert cases
+    for number, case in enumerate(cases):
+        maps = whole_path(arrays, number, case)
+        persons, _ = ops.group(ops.aggregate_nms_topk(maps), FACE_TO_ANKLES, official=True)
+        persons = ops.adjust(maps, persons)
+        scores = persons[:, :, 2].mean(axis=1)
+        persons = ops.refine(maps, persons).astype(np.float64)
+        height, width = maps.size
+        extent = 200 * np.array(case["affine_scale"])
+        persons[:, :, :2] = (persons[:, :, :2] - np.array([width, height]) / 2) * (extent[0] / width)
+        persons[:, :, :2] += case["center"]
+        np.testing.assert_allclose(persons, arrays[f"people_{number}"], atol=1e-3)
+        np.testing.assert_allclose(scores, arrays[f"scores_{number}"], rtol=1e-6)
+
+
+def test_aggregated_maps(aggregation: tuple[dict[str, np.ndarray], Meta]) -> None:
+    arrays, cases = aggregation
+    for number, case in enumerate(cases):
+        for name, found in zip(
+            ("heatmaps", "tags"), reference.aggregate(whole_path(arrays, number, case)), strict=True
+        ):
+            digest = case[name]
+            assert (1, *found.shape) == tuple(digest["shape"])
+            np.testing.assert_allclose(found.reshape(-1)[digest["at"]], digest["values"], rtol=1e-6)
+            np.testing.assert_allclose(found.mean(dtype=np.float64), digest["mean"], rtol=1e-4, atol=1e-7)
+            np.testing.assert_allclose(found.std(dtype=np.float64), digest["std"], rtol=1e-4)
+
+
+# --- the default assignment -------------------------------------------------------------------
+
+
+class Assignments:
+    """Watches whether the assignments of the reference have one optimum only."""
+
+    MARGIN = 1e-4  # the 1e10 of the official cost matrices blurs their sums by about 1e-6
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.solve = pytest.importorskip(
+            "scipy.optimize", reason='needs SciPy: pip install "edgepose[training]"'
+        ).linear_sum_assignment
+        self.unique = True
+        self._pairs = reference_bottomup._official_pairs
+        monkeypatch.setattr(reference_bottomup, "_official_pairs", self._watch)
+
+    def _watch(self, distance: np.ndarray, scores: np.ndarray, value: bool) -> list[tuple[int, int]]:
+        cost = np.rint(distance) * 100 - scores[:, None].astype(np.float64) if value else distance
+        rows, columns = self.solve(cost)
+        least = cost[rows, columns].sum()
+        for i, j in zip(rows, columns, strict=True) if self.unique else ():
+            other = cost.copy()
+            other[i, j] = 1e9
+            self.unique &= bool(other[self.solve(other)].sum() > least + self.MARGIN)
+        return self._pairs(distance, scores, value)
+
+    def of(self, peaks: Peaks, options: dict[str, Any]) -> bool:
+        self.unique = True
+        reference.group(peaks, official=True, **options)
+        return self.unique
+
+
+def test_the_default_gives_the_official_persons_where_those_are_unique(
+    ops: Kernels, grouping: tuple[dict[str, np.ndarray], Meta], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays, runs = grouping
+    watched = Assignments(monkeypatch)
+    compared = 0
+    for run in runs:
+        if run["adjust"] or run["refine"]:
+            continue
+        peaks, options = peaks_and_options(ops, scene(arrays, run["scene"]), run)
+        official = ops.group(peaks, official=True, **options).persons
+        if watched.of(peaks, options) and 0 < len(official) <= options["max_persons"]:
+            found = ops.group(peaks, **options)
+            assert not found.truncated
+            np.testing.assert_array_equal(found.persons, official)
+            compared += 1
+    assert compared >= 5
+
+
+def test_the_default_gives_the_official_persons_of_generated_scenes(
+    ops: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Assignments(monkeypatch)
+    compared = 0
+    for name in ("plain", "shared tags", "three levels"):
+        for seed in range(30):
+            maps = make_scene(LAYOUTS[name], "people", people=seed % 6 + 1, seed=seed)
+            peaks = ops.aggregate_nms_topk(maps)
+            options = {"joint_order": range(5), "max_persons": 100}
+            if watched.of(peaks, options):
+                official = ops.group(peaks, official=True, **options)
+                np.testing.assert_array_equal(ops.group(peaks, **options).persons, official.persons)
+                compared += len(official.persons) > 1
+    assert compared >= 10
