@@ -6,7 +6,7 @@ import copy
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from yaml import YAMLError
 
 from edgepose.errors import InvalidInputError
 from edgepose.skeleton import SKELETONS
+from edgepose.spec import Grouping
 
 __all__ = ["TrainConfig", "load_config", "portable"]
 
@@ -25,23 +26,40 @@ DATA_VARIABLE = "EDGEPOSE_DATA"
 
 @dataclass
 class DataConfig:
-    """Which people are trained on."""
+    """What is trained on: people of Leeds Sports Pose, or, bottom-up, pictures in COCO's format."""
 
     root: str = field(default_factory=lambda: os.environ.get(DATA_VARIABLE) or "data")
-    """Folder with ``lsp`` and ``lspet``; the environment variable EDGEPOSE_DATA, else ``data``."""
+    """Folder with the data sets; the environment variable EDGEPOSE_DATA, else ``data``."""
     lsp: bool = True
     lspet: bool = True
     validation: int = 400
     """The last people of LSPet, left out of training to choose the best checkpoint by."""
+    train_annotations: str | None = None
+    """Bottom-up: COCO or CrowdPose file of people of ``skeleton``, from ``root`` on."""
+    train_images: str | None = None
+    skeleton: str | None = None
+    """Bottom-up: the pictures' joints, mapped to ``skeleton`` by name; none: they are the same."""
+    repeat: int = 1
+    """Bottom-up: views of each picture an epoch."""
+    mosaics: list[float] = field(default_factory=list)
+    """Bottom-up: train on mosaics of the people of Leeds Sports Pose too; the shares of mosaics of 1 x 1,
+    2 x 2, ... people. The checkpoint is then chosen by mosaics of the people held out."""
+    validation_annotations: str | None = None
+    """Bottom-up: the pictures to choose the best checkpoint by."""
+    validation_images: str | None = None
     limit: int | None = None
-    """Train on the first people only (for quick trials)."""
+    """Train on the first people or pictures only (for quick trials)."""
     workers: int = 0
     """Processes that load pictures beside each training process."""
 
 
 @dataclass
 class AugmentConfig:
-    """See `training.data.transforms.Augmentation`."""
+    """See `training.data.transforms.Augmentation`; bottom-up `training.data.bottomup.PictureAugmentation`.
+
+    ``side`` and ``zoom`` (its range of scales) are of bottom-up training alone; ``rotation_probability``,
+    ``scale`` and ``half_body`` of top-down training alone. Bottom-up, ``rotation`` is the largest angle.
+    """
 
     rotation: float = 40.0
     rotation_probability: float = 0.6
@@ -50,6 +68,18 @@ class AugmentConfig:
     flip: float = 0.5
     color: float = 0.0
     half_body: float = 0.0
+    side: str = "short"
+    zoom: list[float] = field(default_factory=lambda: [0.75, 1.5])
+
+
+@dataclass
+class LossConfig:
+    """Factors of the bottom-up losses; ``grouping`` is ``exp`` or ``max``."""
+
+    heatmap: float = 1.0
+    push: float = 1e-3
+    pull: float = 1e-3
+    grouping: str = "exp"
 
 
 @dataclass
@@ -96,6 +126,8 @@ class TrainConfig:
     padding: float = 1.25
     coordinates: str = "udp"
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    grouping: dict[str, Any] = field(default_factory=dict)
+    """Bottom-up: fields of `edgepose.spec.Grouping` that differ from its defaults."""
 
     init: str = "normal"
     weights: str | None = None
@@ -105,7 +137,10 @@ class TrainConfig:
     sigma: float = 2.0
     """Standard deviation of the targets in heatmap pixels."""
     unbiased: bool = True
-    """Targets at the exact position; false: the official ones, on the nearest pixel."""
+    """Targets at the exact position; false: the official ones, on whole pixels."""
+    scale_aware: bool = False
+    """Bottom-up: ``sigma`` is that of a person of 256 input pixels and grows with it."""
+    losses: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: int = 150
@@ -161,11 +196,14 @@ def portable(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
 _CHOICES = {
     "task": ("topdown", "bottomup"),
     "skeleton": tuple(SKELETONS),
+    "data.skeleton": (None, *SKELETONS),
     "color": ("rgb", "bgr"),
     "coordinates": ("udp", "legacy"),
     "init": ("normal", "kaiming"),
     "precision": ("32-true", "bf16-mixed", "16-mixed"),
     "optimizer.name": ("adam", "adamw"),
+    "losses.grouping": ("exp", "max"),
+    "augment.side": ("short", "long"),
     "decoder.name": ("soft_argmax", "argmax"),
     "decoder.refine": (None, "quarter", "taylor"),
 }
@@ -178,7 +216,7 @@ _SHARES = (
     "optimizer.warmup", "ema",
 )  # fmt: skip
 _COUNTS = {"data.validation": 1, "data.limit": 1, "data.workers": 0, "epochs": 1, "batch_size": 1,
-           "evaluate_every": 1, "seed": 0}  # fmt: skip
+           "data.repeat": 1, "evaluate_every": 1, "seed": 0}  # fmt: skip
 
 
 def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
@@ -209,6 +247,17 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
         square = sides[0] == sides[1] and sides[0] % 32 == 0
         check(square, "input_size", "a square of a multiple of 32 for a bottom-up network")
         check(config.coordinates == "legacy", "coordinates", "legacy for a bottom-up network")
+    unknown = sorted(set(config.grouping) - {entry.name for entry in fields(Grouping)})
+    check(not unknown, "grouping", "fields of edgepose.spec.Grouping alone")
+    for name in ("losses.heatmap", "losses.push", "losses.pull"):
+        check(0 <= value(name) < math.inf, name, "a number from 0")
+    zoom = config.augment.zoom
+    check(len(zoom) == 2 and 0 < zoom[0] <= zoom[1] < math.inf, "augment.zoom", "[smallest, largest]")
+    grids = config.data.mosaics
+    shares = all(0 <= v <= 1 for v in grids) and abs(sum(grids) - 1) < 1e-6
+    check(not grids or shares, "data.mosaics", "shares that sum up to 1")
+    if grids:
+        check(config.task == "bottomup", "data.mosaics", "none for a top-down network")
     steps = config.optimizer.milestones
     check(all(v > 0 for v in steps), "optimizer.milestones", "numbers of epochs from 1")
     joints = len(SKELETONS[config.skeleton])

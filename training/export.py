@@ -47,7 +47,7 @@ def model_spec(config: TrainConfig, provenance: Mapping[str, Any] | None = None)
         padding=config.padding,
         coordinates=config.coordinates,  # type: ignore[arg-type]
         decoder=Decoder(decoder.name, decoder.beta, decoder.refine, decoder.bias),  # type: ignore[arg-type]
-        grouping=Grouping() if config.task == "bottomup" else None,
+        grouping=Grouping(**config.grouping) if config.task == "bottomup" else None,
         provenance=dict(provenance or {}),
     )
 

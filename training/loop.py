@@ -7,15 +7,14 @@ import logging
 import math
 import os
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from lightning_fabric.utilities import move_data_to_device
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -26,18 +25,14 @@ from tqdm import tqdm
 from edgepose.errors import EdgePoseError, InvalidInputError, ModelFormatError
 from training.checkpoints import load_weights, read_checkpoint
 from training.config import TrainConfig, portable
-from training.data.lsp import load_lsp, load_lspet, lspet_count
-from training.data.people import Crops, People
-from training.data.targets import gaussian_targets
-from training.data.transforms import Augmentation
-from training.evaluate import countable, evaluate, normalizer
+from training.evaluate import normalizer
 from training.export import check_output, model_spec
-from training.losses import joints_mse
 from training.models import create
 from training.models.layers import init_weights
 from training.precision import exempt_slow_bfloat16
+from training.tasks import make_task
 
-__all__ = ["DivergedError", "Trainer", "load_people", "train"]
+__all__ = ["DivergedError", "Trainer", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +45,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
     """Train as configured; everything is written under ``output/name``.
 
     ``last.pt`` goes on with ``resume=True`` exactly where it stood; ``best.pt`` holds the weights
-    that did best on the people held out; ``log.jsonl`` has a line an epoch; TensorBoard reads the rest.
+    that did best on what is held out; ``log.jsonl`` has a line an epoch; TensorBoard reads the rest.
 
     Returns:
         the last line of the log.
@@ -73,32 +68,6 @@ def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
     if resume:
         trainer.restore(last)
     return trainer.run()
-
-
-def load_people(config: TrainConfig) -> tuple[People, People]:
-    """The people to train on and those to choose the best checkpoint by."""
-    root = Path(config.data.root)
-    split = lspet_count(root / "lspet") - config.data.validation
-    parts = []
-    if config.data.lsp:
-        parts.append(load_lsp(root / "lsp"))
-    if config.data.lspet:
-        parts.append(load_lspet(root / "lspet", last=split))
-    if not parts:
-        raise InvalidInputError("nothing to train on; found lsp and lspet both off; switch one on")
-    people = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-    held_out = load_lspet(root / "lspet", first=split + 1)
-    if config.skeleton != people.skeleton.name:
-        raise InvalidInputError(
-            f"cannot train {config.skeleton} on Leeds Sports Pose; its people have {people.skeleton.name}; "
-            f"set skeleton: {people.skeleton.name}"
-        )
-    if not countable(held_out).any(0).all():
-        raise InvalidInputError(
-            f"cannot choose a checkpoint by {len(held_out)} people held out; a joint is never labelled "
-            "among them; raise data.validation"
-        )
-    return people[: config.data.limit], held_out
 
 
 def build_network(config: TrainConfig) -> nn.Module:
@@ -160,7 +129,7 @@ class Trainer:
         network: the bare network, on the device.
         average: moving average of its weights in the first process, or None.
         epoch: epochs done.
-        best: best PCK so far on the people held out.
+        best: best figure so far on what is held out: PCK, or AP of bottom-up networks.
     """
 
     def __init__(self, config: TrainConfig, folder: Path) -> None:
@@ -171,22 +140,10 @@ class Trainer:
         self.epoch = 0
         self.best = -math.inf
 
-        people, self._held_out = load_people(config)
-        height, width = self.spec.input_size
-        self._heatmap_size = (height // 4, width // 4)
-        augmentation = Augmentation(**asdict(config.augment))
-        self._crops = Crops(
-            people,
-            self.spec.input_size,
-            self._heatmap_size,
-            self.spec.coordinates,
-            augmentation,
-            config.seed,
-        )
-        self._loader = self._make_loader()
-
         self.network = build_network(config).to(memory_format=torch.channels_last)
         check_output(self.network, self.spec)
+        self._task = make_task(config, self.spec, self.network)
+        self._loader = self._make_loader()
         if self.fabric.device.type == "cpu" and config.precision != "32-true":
             exempt_slow_bfloat16(self.network)
         self._inner_optimizer, self._schedule = build_optimizer(config, self.network, len(self._loader))
@@ -198,14 +155,14 @@ class Trainer:
         self._model, self._optimizer = self.fabric.setup(self.network, self._inner_optimizer)
         self._normalize = normalizer(self.spec, self.fabric.device)
 
-    def _make_loader(self) -> DataLoader[dict[str, Tensor]]:
-        config, fabric, crops = self.config, self.fabric, self._crops
+    def _make_loader(self) -> DataLoader[dict[str, Any]]:
+        config, fabric, examples = self.config, self.fabric, self._task.examples
         many = fabric.world_size > 1
         self._sampler: DistributedSampler[Any] = DistributedSampler(
-            crops, fabric.world_size, fabric.global_rank, seed=config.seed, drop_last=many
+            examples, fabric.world_size, fabric.global_rank, seed=config.seed, drop_last=many
         )
         loader = DataLoader(
-            crops,
+            examples,
             config.batch_size,
             sampler=self._sampler,
             num_workers=config.data.workers,
@@ -215,7 +172,7 @@ class Trainer:
         )
         if len(loader) == 0:
             raise InvalidInputError(
-                f"no full batch; found {len(crops)} people for {fabric.world_size} processes and a "
+                f"no full batch; found {len(examples)} examples for {fabric.world_size} processes and a "
                 f"batch size of {config.batch_size}; lower batch_size"
             )
         return loader
@@ -268,22 +225,17 @@ class Trainer:
         return line
 
     def _train_epoch(self) -> float:
-        """One pass over the people; returns the mean loss over all processes."""
+        """One pass over the examples; returns the mean loss over all processes."""
         config, device = self.config, self.fabric.device
-        self._crops.epoch = self.epoch
+        self._task.examples.epoch = self.epoch
         self._sampler.set_epoch(self.epoch)
         self._model.train()
         total = torch.zeros((), device=device)
         title = f"epoch {self.epoch + 1}/{config.epochs}"
         hidden = not self.fabric.is_global_zero or not os.isatty(2)
         for batch in tqdm(self._loader, desc=title, disable=hidden, leave=False):
-            images, joints, weights = (
-                batch[key].to(device, non_blocking=True) for key in ("image", "joints", "weights")
-            )
-            targets, weights = gaussian_targets(
-                joints, weights, self._heatmap_size, config.sigma, unbiased=config.unbiased
-            )
-            loss = joints_mse(self._model(self._normalize(images)), targets, weights)
+            batch = move_data_to_device(batch, device)
+            loss = self._task.loss(self._model(self._normalize(batch["image"])), batch)
             self._optimizer.zero_grad()
             self.fabric.backward(loss)
             self._optimizer.step()
@@ -303,10 +255,9 @@ class Trainer:
         """Evaluate where due, then write checkpoints and the log; in the first process alone."""
         if self.epoch == self.config.epochs or self.epoch % self.config.evaluate_every == 0:
             network = self.network if self.average is None else self.average.module
-            accuracy = evaluate(network, self.spec, self._held_out, device=self.fabric.device)
-            line["pck"] = float(np.mean(accuracy))
-            if line["pck"] > self.best:
-                self.best = line["pck"]
+            line |= self._task.evaluate(network, self.fabric.device)
+            if line.get(self._task.figure, -math.inf) > self.best:
+                self.best = line[self._task.figure]
                 _save(
                     self.folder / "best.pt", {"model": network.state_dict(), "config": portable(self.config)}
                 )

@@ -42,11 +42,12 @@ def associative_embedding(tags: Tensor, joints: Tensor, kind: str = "exp") -> tu
     """Grouping loss on tags (Newell, Huang and Deng 2017, as HigherHRNet trains it).
 
     Pull: the variance of a person's tags, its mean over the persons. Push: half the mean over ordered
-    pairs of persons of ``exp(-d ** 2)`` ("exp") or ``max(0, 1 - |d|)`` ("max"), d being the difference
+    pairs of persons of ``exp(-d ** 2)`` ("exp") or ``max(0, 1 - d)`` ("max"), d being the distance
     of their mean tags; 0 for fewer than two persons. Persons without a valid joint do not count.
 
     Args:
-        tags: (n, k, h, w), or (n, 1, h, w) of a network with one tag for all joints.
+        tags: (n, k, h, w), or (n, 1, h, w) of a network with one tag for all joints. Tags of d numbers
+            have d times as many channels, all joints' first ones first; their variance is summed.
         joints: (n, p, k, 2) int64: index into a picture's flattened tags, and 1 where it is valid;
             see `training.data.targets.joint_indices`.
         kind: ``"exp"`` or ``"max"``.
@@ -60,16 +61,23 @@ def associative_embedding(tags: Tensor, joints: Tensor, kind: str = "exp") -> tu
     if kind not in ("exp", "max"):
         raise InvalidInputError(f"unknown grouping loss; found {kind!r}; give 'exp' or 'max'")
     index, valid = joints[..., 0], joints[..., 1].to(torch.float32)
-    values = tags.float().flatten(1).gather(1, (index * joints[..., 1]).flatten(1)).view(index.shape)
+    maps = index.shape[-1] if tags.shape[1] % index.shape[-1] == 0 else 1
+    numbers = tags.float().unflatten(1, (-1, maps)).flatten(2)  # (n, d, maps h w)
+    chosen = (index * joints[..., 1]).flatten(1)[:, None].expand(-1, numbers.shape[1], -1)
+    values = numbers.gather(2, chosen).unflatten(2, index.shape[1:])  # (n, d, p, k)
     count = valid.sum(-1)
-    mean = (values * valid).sum(-1) / count.clamp(min=1)
-    spread = ((values - mean[..., None]).square() * valid).sum(-1) / count.clamp(min=1)
+    mean = (values * valid[:, None]).sum(-1) / count.clamp(min=1)[:, None]
+    squared = (values - mean[..., None]).square().sum(1)
+    spread = (squared * valid).sum(-1) / count.clamp(min=1)
     present = (count > 0).to(torch.float32)
     persons = present.sum(-1)
     pull = spread.sum(-1) / persons.clamp(min=1)
 
-    distance = mean[:, :, None] - mean[:, None, :]
-    near = torch.exp(-distance.square()) if kind == "exp" else torch.relu(1 - distance.abs())
+    difference = mean[..., :, None] - mean[..., None, :]
+    if kind == "exp":
+        near = torch.exp(-difference.square().sum(1))
+    else:
+        near = torch.relu(1 - torch.linalg.vector_norm(difference, dim=1))
     pairs = present[:, :, None] * present[:, None, :]
     pairs = pairs * (1 - torch.eye(pairs.shape[-1], device=pairs.device))
     push = 0.5 * (near * pairs).sum((1, 2)) / (persons * (persons - 1)).clamp(min=1)

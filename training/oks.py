@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgepose.errors import InvalidInputError
 from edgepose.pipeline.poses import Poses
+from edgepose.result import PoseResult
 from edgepose.skeleton import Skeleton, coco17, crowdpose14
 from training.data.coco import PictureSet
 
@@ -75,7 +76,7 @@ def set_ap(pictures: PictureSet, found: Sequence[Poses]) -> dict[str, float]:
 
 def oks_ap(
     truth: Sequence[tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]],
-    found: Sequence[Poses],
+    found: Sequence[Poses | PoseResult],
     skeleton: Skeleton,
 ) -> dict[str, float]:
     """Score poses on pictures of any skeleton, for instance mosaics, as COCO does.
@@ -125,7 +126,7 @@ def truth_entries(pictures: PictureSet) -> Json:
     return _dataset(images, annotations, pictures.skeleton)
 
 
-def result_entries(image_id: int, poses: Poses) -> list[Json]:
+def result_entries(image_id: int, poses: Poses | PoseResult) -> list[Json]:
     """Persons as entries of a COCO result file; missing joints stand at (0, 0) with a score of 0."""
     entries = []
     for i, (keypoints, scores) in enumerate(zip(poses.keypoints, poses.scores, strict=True)):

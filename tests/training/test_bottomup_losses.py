@@ -95,6 +95,39 @@ def test_one_tag_for_all_joints() -> None:
     assert push.item() == pytest.approx(0.5 * np.exp(-(0.6**2)))
 
 
+@pytest.mark.parametrize("kind", ["exp", "max"])
+def test_tags_of_two_numbers(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    joints, visible = rng.uniform(0, 12, (4, 5, 2)), np.ones((4, 5))
+    rows = torch.from_numpy(joint_indices(joints, visible, (12, 12), 4))[None]
+    plane = torch.from_numpy(rng.standard_normal((1, 5, 12, 12)))
+    push, pull = associative_embedding(plane, rows, kind)
+    for still in (
+        torch.cat((plane, torch.zeros_like(plane)), 1),
+        torch.cat((torch.ones_like(plane), plane), 1),
+    ):
+        torch.testing.assert_close(associative_embedding(still, rows, kind), (push, pull))
+    turned = torch.cat((0.6 * plane, 0.8 * plane), 1)  # the same distances, along another direction
+    torch.testing.assert_close(associative_embedding(turned, rows, kind), (push, pull))
+    both = torch.cat((plane, torch.from_numpy(rng.standard_normal(plane.shape))), 1).requires_grad_()
+    apart, spread = associative_embedding(both, rows, kind)
+    assert spread > pull
+    assert apart < push
+    (apart + spread).backward()
+    assert both.grad is not None
+    assert torch.isfinite(both.grad).all()
+
+
+def test_unbiased_targets_keep_the_exact_position() -> None:
+    joints = np.array([[[6.9, 5.25]]])
+    maps = bottomup_targets(joints, np.ones((1, 1)), (12, 16), 1.5, unbiased=True)[0]
+    rows, columns = np.mgrid[:12, :16]
+    expected = np.exp(-((columns - 6.4) ** 2 + (rows - 4.75) ** 2) / (2 * 1.5**2))
+    shown = maps > 0
+    assert shown.sum() == 11 * 11
+    np.testing.assert_allclose(maps[shown], expected[shown], rtol=1e-5)
+
+
 def test_targets_with_a_deviation_for_each_person() -> None:
     joints = np.array([[[6.9, 5.2]], [[20.0, 5.0]]])
     maps = bottomup_targets(joints, np.ones((2, 1)), (12, 32), np.array([1.0, 2.0]))

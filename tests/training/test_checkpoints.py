@@ -16,6 +16,8 @@ from torch import nn
 from edgepose.errors import ModelFormatError, ModelNotFoundError
 from training.checkpoints import load_weights, read_checkpoint, read_state_dict
 from training.models import create
+from training.models.higherhrnet import HigherHRNet
+from training.models.hrnet import HRNet
 
 
 class Small(nn.Module):
@@ -90,6 +92,31 @@ def test_every_container_and_prefix(trained: Small, tmp_path: Path, container: s
     network = Small()
     assert load_weights(network, path) == []
     assert_loaded(network, trained)
+
+
+@pytest.mark.parametrize("container", ["bare", "higherhrnet", "both", "fp16", "state_dict", "ours"])
+def test_bottom_up_networks(tmp_path: Path, container: str) -> None:
+    """Mixed precision wrapped HigherHRNet before DataParallel did, so keys may begin with ``module.1.``."""
+    torch.manual_seed(7)
+    trained, network = HigherHRNet(2, 3, widths=[2, 2]), HigherHRNet(2, 3, widths=[2, 2])
+    for value in trained.state_dict().values():
+        if value.is_floating_point():
+            value.normal_()
+    containers = {**CONTAINERS, "fp16": lambda n: {"model": prefixed(n, "module.1.")}}
+    path = tmp_path / "model_best.pth.tar"
+    torch.save(containers[container](trained), path)
+    assert load_weights(network, path) == []
+    assert_loaded(network, trained)
+
+
+def test_body_of_another_head_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "hrnet.pth"
+    torch.save(prefixed(HRNet(2, 3), "module."), path)
+    with pytest.raises(ModelFormatError, match=r"not fit HigherHRNet; 49 keys missing \(final_layers\.0"):
+        load_weights(HigherHRNet(2, 3), path)
+    torch.save(HigherHRNet(2, 3).state_dict(), path)
+    with pytest.raises(ModelFormatError, match=r"5 keys of another shape .*final_layers\.0\.weight"):
+        load_weights(HigherHRNet(2, 4), path)
 
 
 def test_numpy_numbers(tmp_path: Path) -> None:

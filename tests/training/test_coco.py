@@ -16,8 +16,8 @@ from faster_coco_eval.core import mask as coco_mask
 
 from edgepose.errors import InvalidInputError
 from edgepose.pipeline.poses import Poses
-from edgepose.skeleton import coco17, crowdpose14, lsp14
-from training.data.bottomup import PictureAugmentation, WholePictures
+from edgepose.skeleton import Skeleton, coco17, crowdpose14, lsp14
+from training.data.bottomup import Labels, PictureAugmentation, Together, WholePictures
 from training.data.coco import PictureSet, load_coco
 from training.data.crowdpose import load_crowdpose
 from training.oks import evaluate_results, oks_ap, set_ap, truth_entries
@@ -157,7 +157,7 @@ def test_targets_stand_where_the_picture_shows_the_joint(write: Write) -> None:
     x, y = spots.joints[0, 7]
     cv2.circle(image, (round(float(x)), round(float(y))), 3, (255, 255, 255), -1)
     cv2.imwrite(str(images / "b.png"), image)
-    data = WholePictures(pictures, 128, augmentation=PictureAugmentation(translation=0.05), seed=3)
+    data = WholePictures(pictures, Labels(128), augmentation=PictureAugmentation(translation=0.05), seed=3)
     seen = set()
     for data.epoch in range(30):
         item = data[1]
@@ -179,7 +179,7 @@ def test_items_depend_on_seed_epoch_and_index_alone(write: Write) -> None:
     pictures = load_coco(*write())
 
     def item(seed: int, epoch: int) -> dict[str, Any]:
-        data = WholePictures(pictures, 64, augmentation=PictureAugmentation(), seed=seed)
+        data = WholePictures(pictures, Labels(64), augmentation=PictureAugmentation(), seed=seed)
         data.epoch = epoch
         data[1]
         return data[0]
@@ -189,24 +189,59 @@ def test_items_depend_on_seed_epoch_and_index_alone(write: Write) -> None:
     assert not torch.equal(one["image"], later["image"])
     assert [tuple(m.shape) for m in one["targets"]] == [(17, 16, 16), (17, 32, 32)]
     assert [tuple(m.shape) for m in one["masks"]] == [(16, 16), (32, 32)]
-    assert one["joints"].shape == (2, 17, 2)
+    assert [tuple(m.shape) for m in one["joints"]] == [(2, 17, 2)] * 2
     assert set(torch.cat([m.flatten() for m in one["masks"]]).tolist()) <= {0.0, 1.0}
+
+
+def test_people_in_the_joints_of_another_skeleton(write: Write) -> None:
+    pictures = load_coco(*write()).mapped(lsp14)
+    original = load_coco(*write())
+    assert pictures.skeleton is lsp14
+    for name in ("left_shoulder", "right_hip"):
+        for values in ("joints", "visible"):
+            mapped, own = (getattr(part.pictures[0], values) for part in (pictures, original))
+            np.testing.assert_array_equal(mapped[:, lsp14.index(name)], own[:, coco17.index(name)])
+    neck = lsp14.index("neck")
+    assert not pictures.pictures[0].visible[:, neck].any()
+    assert pictures.labelled_joints.sum() == original.labelled_joints[5:].sum()
+    labels = Labels(80, joint_masks=True, unbiased=True)
+    whole = PictureAugmentation(scale=(1, 1), rotation=0, translation=0, flip=0.5)
+    for index in range(4):  # mirrored or not
+        item = WholePictures(pictures, labels, whole, repeat=2)[index]
+        for mask, target in zip(item["masks"], item["targets"], strict=True):
+            assert mask.shape == target.shape
+            assert not mask[neck].any()
+            assert not target[neck].any()
+            assert (mask.flatten(1).any(1) | (target.flatten(1).amax(1) == 0)).all()
+    with pytest.raises(InvalidInputError, match="no joint of the same name"):
+        pictures.mapped(Skeleton("hand", ("thumb",), (), (), (0.1,)))
+
+
+def test_data_sets_one_after_another(write: Write) -> None:
+    pictures = load_coco(*write())
+    parts = [WholePictures(pictures, Labels(64), PictureAugmentation(), repeat=2, seed=s) for s in (0, 1)]
+    both = Together(parts)
+    both.epoch = 5
+    assert len(both) == 8
+    assert [part.epoch for part in parts] == [5, 5]
+    assert torch.equal(both[6]["image"], parts[1][2]["image"])
+    assert not torch.equal(both[6]["image"], parts[1][0]["image"])
 
 
 def test_an_unturned_view_spans_the_short_side(write: Write) -> None:
     pictures = load_coco(*write())
-    item = WholePictures(pictures, 80)[0]
+    item = WholePictures(pictures, Labels(80))[0]
     np.testing.assert_array_equal(item["image"], pictures.pictures[0].image()[:, 20:100])
     long = PictureAugmentation("long", (1, 1), rotation=0, translation=0, flip=0)
-    item = WholePictures(pictures, 120, augmentation=long)[0]
+    item = WholePictures(pictures, Labels(120), augmentation=long)[0]
     np.testing.assert_array_equal(item["image"][20:100], pictures.pictures[0].image())
     assert not item["masks"][1][:9].any()  # beyond the picture
 
 
 def test_a_deviation_that_grows_with_the_person(write: Write) -> None:
     pictures = load_coco(*write())
-    plain = WholePictures(pictures, 160)[0]
-    aware = WholePictures(pictures, 160, scale_aware=True)[0]
+    plain = WholePictures(pictures, Labels(160))[0]
+    aware = WholePictures(pictures, Labels(160, scale_aware=True))[0]
     # Two people of 120 and 140 input pixels: narrower than the 2 of one of 256.
     assert 0 < aware["targets"][1].sum() < 0.4 * plain["targets"][1].sum()
 
@@ -290,5 +325,5 @@ def test_real_coco(shared: Path) -> None:
     assert set_ap(pictures, found_at(pictures))["AP"] == 1
     crowded = min(pictures.pictures, key=lambda p: p.mask().mean())
     assert 0.3 < crowded.mask().mean() < 0.9
-    item = WholePictures(pictures, 256, augmentation=PictureAugmentation())[5]
+    item = WholePictures(pictures, Labels(256), augmentation=PictureAugmentation())[5]
     assert item["targets"][0].max() == 1

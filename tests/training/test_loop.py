@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from edgepose.errors import InvalidInputError, ModelFormatError
-from training import loop
+from training import loop, tasks
 from training.__main__ import main
 from training.checkpoints import read_checkpoint, read_state_dict
 from training.config import load_config
@@ -172,7 +172,7 @@ def test_unusable_runs_are_refused(write_config: Write, monkeypatch: pytest.Monk
         train(load_config(write_config(skeleton="coco17")))
     with pytest.raises(ModelFormatError, match="multiple of 32"):
         train(load_config(write_config(model="simplebaseline50", input_size=[36, 32])))
-    monkeypatch.setattr(loop, "joints_mse", lambda maps, *_: maps.sum() * torch.nan)
+    monkeypatch.setattr(tasks, "joints_mse", lambda maps, *_: maps.sum() * torch.nan)
     with pytest.raises(DivergedError, match=r"epoch 1; found a loss of nan; lower optimizer\.lr"):
         train(load_config(write_config()))
 

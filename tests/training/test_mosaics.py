@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgepose import PoseResult
 from edgepose.skeleton import lsp14
+from training.data.bottomup import Labels, MosaicPictures
 from training.data.mosaics import Layout, Mosaic, Mosaics, lay_out
 from training.data.people import People
 from training.evaluate_mosaics import found_people, held_out_mosaics
@@ -66,14 +67,35 @@ def test_mirrored_people_keep_their_own_left_and_right(people: People) -> None:
     np.testing.assert_allclose(offsets[0][usable][:, 1], offsets[1][usable][:, 1], atol=1e-2)
 
 
-def test_an_item_depends_on_seed_epoch_and_index_alone(people: People) -> None:
+def test_a_mosaic_depends_on_seed_epoch_and_index_alone(people: People) -> None:
     first, second = (Mosaics(people, 128, seed=4) for _ in range(2))
-    second[0]
-    for key, value in first[2].items():
-        assert np.array_equal(value, second[2][key])
+    second.draw(0)
+    for a, b in zip(dataclasses.astuple(first.draw(2)), dataclasses.astuple(second.draw(2)), strict=True):
+        np.testing.assert_array_equal(a, b)
     second.epoch = 1
-    assert not np.array_equal(first[2]["image"], second[2]["image"])
-    assert first[0]["joints"].shape == (16, 14, 2)
+    assert not np.array_equal(first.draw(2).image, second.draw(2).image)
+    assert first.most == 16
+
+
+def test_joints_without_label_are_masked_in_their_cell(people: People) -> None:
+    layout = Layout((0, 1), split=0, color=0)
+    mosaics = Mosaics(people, 128, layout, seed=1)
+    data = MosaicPictures(mosaics, Labels(128, sigma=1.0, unbiased=True, joint_masks=True), persons=5)
+    mosaic, item = mosaics.draw(1), data[1]
+    person, joint = np.argwhere(~mosaic.labelled)[0]
+    for mask, target, side in zip(item["masks"], item["targets"], (32, 64), strict=True):
+        assert mask.shape == target.shape == (14, side, side)
+        left, top, right, bottom = np.round(mosaic.boxes[person] * side / 128).astype(int)
+        assert not mask[joint, top : bottom + 1, left : right + 1].any()
+        assert mask[mosaic.labelled.all(0).argmax()].all()
+        # The value of each visible joint's pixel is that of a Gaussian about its exact position.
+        for i, j in np.argwhere(mosaic.visible > 0):
+            position = mosaic.joints[i, j] * side / 128
+            x, y = position.astype(int)
+            expected = np.exp(-((np.array([x, y]) - position + 0.5) ** 2).sum() / 2)
+            assert target[j, y, x] >= expected - 1e-6
+    assert item["joints"][0].shape == (5, 14, 2)
+    assert item["joints"][0][..., 1].sum() == (mosaic.visible > 0).sum()
 
 
 def test_held_out_mosaics_are_the_same_for_everyone(people: People) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,14 +10,23 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset
 
 from edgepose.skeleton import Skeleton
 from training.data.coco import PictureSet
+from training.data.mosaics import Mosaics
 from training.data.targets import bottomup_targets, joint_indices
 from training.data.transforms import Augmentation, View, view_affine, warp
 
-__all__ = ["PictureAugmentation", "WholePictures", "picture_affine"]
+__all__ = [
+    "Labels",
+    "MosaicPictures",
+    "PictureAugmentation",
+    "Together",
+    "WholePictures",
+    "picture_affine",
+]
 
 
 @dataclass(frozen=True)
@@ -68,80 +78,186 @@ def picture_affine(view: View, side: int) -> NDArray[np.float64]:
     return matrix
 
 
+@dataclass(frozen=True)
+class Labels:
+    """How the people of a square picture become targets at every resolution of a network's outputs.
+
+    Attributes:
+        input_size: side of the picture.
+        strides: input pixels per pixel of each output.
+        sigma: standard deviation of the targets in heatmap pixels, the same at each resolution.
+        scale_aware: let it grow with a person, ``sigma`` being that of one who is 256 input pixels large.
+        unbiased: targets at the exact position, as `bottomup_targets`.
+        tag_per_joint: a tag for each joint, or one for all.
+        joint_masks: a mask for each joint, for data where some people lack the labels of some joints.
+    """
+
+    input_size: int
+    strides: tuple[int, ...] = (4, 2)
+    sigma: float = 2.0
+    scale_aware: bool = False
+    unbiased: bool = False
+    tag_per_joint: bool = True
+    joint_masks: bool = False
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Sides of the outputs."""
+        return tuple(self.input_size // stride for stride in self.strides)
+
+    def targets(
+        self,
+        side: int,
+        joints: NDArray[np.floating],
+        visible: NDArray[np.floating],
+        sizes: NDArray[np.floating],
+        persons: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Heatmaps (k, side, side) and joint indices (persons, k, 2).
+
+        Args:
+            side: of the output.
+            joints: (p, k, 2) in pixels of the output.
+            visible: (p, k), 0 where not labelled.
+            sizes: (p,) extents of the people in input pixels.
+            persons: rows of the indices.
+        """
+        sigma: float | NDArray[np.floating] = self.sigma
+        if self.scale_aware:
+            sigma = np.maximum(self.sigma * sizes / 256, 0.5)
+        maps = bottomup_targets(joints, visible, (side, side), sigma, unbiased=self.unbiased)
+        rows = joint_indices(joints, visible, (side, side), persons, tag_per_joint=self.tag_per_joint)
+        return torch.from_numpy(maps), torch.from_numpy(rows)
+
+
 class WholePictures(Dataset[dict[str, Any]]):
     """Views of whole pictures with targets at every resolution of a network's outputs.
 
-    An item holds ``image`` (s, s, 3) uint8 BGR; for each resolution, in lists, ``targets`` (k, r, r)
-    and ``masks`` (r, r), 0 on crowds and on people without labels; and ``joints`` (p, k, 2) int64 at the
-    first resolution, see `joint_indices`, p being the most people of a picture of the set. It depends on
-    the seed, the epoch and its index alone.
+    An item holds ``image`` (s, s, 3) uint8 BGR and, in lists, for each resolution ``targets`` (k, r, r),
+    ``masks`` (r, r) or (k, r, r), 0 on crowds, on people without labels and for joints that the set does
+    not label, and ``joints`` (p, k, 2) int64, see `joint_indices`. It depends on the seed, the epoch and
+    its index alone.
 
     Args:
         pictures: the pictures, loaded when they are used.
-        input_size: side of the square input.
-        strides: input pixels per pixel of each output; the first has the tags.
+        labels: how targets are made.
         augmentation: of the view; None: the whole picture's short side, unturned.
-        sigma: standard deviation of the targets in heatmap pixels, the same at each resolution.
-        scale_aware: let it grow with a person, ``sigma`` being that of one who is 256 input pixels large.
-        tag_per_joint: a tag for each joint, or one for all.
+        repeat: views of each picture an epoch.
+        persons: p; None: the most people of a picture of the set.
         seed: of the views.
     """
 
     def __init__(
         self,
         pictures: PictureSet,
-        input_size: int,
-        strides: tuple[int, ...] = (4, 2),
+        labels: Labels,
         augmentation: PictureAugmentation | None = None,
         *,
-        sigma: float = 2.0,
-        scale_aware: bool = False,
-        tag_per_joint: bool = True,
+        repeat: int = 1,
+        persons: int | None = None,
         seed: int = 0,
     ) -> None:
         self.pictures = pictures
-        self.input_size = input_size
-        self.sides = tuple(input_size // stride for stride in strides)
+        self.labels = labels
         self.augmentation = augmentation
-        self.sigma = sigma
-        self.scale_aware = scale_aware
-        self.tag_per_joint = tag_per_joint
+        self.repeat = repeat
         self.seed = seed
         self.epoch = 0
-        self.most = max((len(picture.joints) for picture in pictures.pictures), default=0)
+        self.persons = pictures.most if persons is None else persons
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.pictures) * self.repeat
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        picture = self.pictures.pictures[index]
+        labels, skeleton = self.labels, self.pictures.skeleton
+        picture = self.pictures.pictures[index % len(self.pictures)]
         rng = np.random.default_rng((self.seed, self.epoch, index))
         fixed = PictureAugmentation(scale=(1, 1), rotation=0, translation=0, flip=0)
         augmentation = self.augmentation or fixed
         view = augmentation.sample(picture.size, rng)
-        matrix = picture_affine(view, self.input_size)
-        image = warp(picture.image(), matrix, (self.input_size, self.input_size))
+        size = labels.input_size
+        image = warp(picture.image(), picture_affine(view, size), (size, size))
         image = Augmentation(color=augmentation.color).recolor(image, rng)
 
-        sigma: float | NDArray[np.float64] = self.sigma
-        if self.scale_aware:
-            extents = (picture.boxes[:, 2:] - picture.boxes[:, :2]).max(1, initial=0).astype(np.float64)
-            sigma = np.maximum(self.sigma * extents / view.extent[0] * self.input_size / 256, 0.5)
+        extents = (picture.boxes[:, 2:] - picture.boxes[:, :2]).max(1, initial=0)
+        sizes = extents.astype(np.float64) / view.extent[0] * size
+        counted = self.pictures.labelled_joints.astype(np.float32)
+        if view.flip:
+            counted = counted[skeleton.flip_permutation]
         whole = picture.mask()
-        targets, masks = [], []
-        for side in self.sides:
-            placed = view_joints(view, side, picture.joints, picture.visible, self.pictures.skeleton)
-            targets.append(torch.from_numpy(bottomup_targets(*placed, (side, side), sigma)))
-            masks.append(torch.from_numpy(view_mask(view, side, whole)))
-        side = self.sides[0]
-        placed = view_joints(view, side, picture.joints, picture.visible, self.pictures.skeleton)
-        rows = joint_indices(*placed, (side, side), self.most, tag_per_joint=self.tag_per_joint)
-        return {
-            "image": torch.from_numpy(image),
-            "targets": targets,
-            "masks": masks,
-            "joints": torch.from_numpy(rows),
-        }
+        targets, masks, rows = [], [], []
+        for side in labels.sides:
+            if labels.unbiased:  # a mirrored picture's joints lie exactly where the picture shows them
+                joints, visible = view_joints(view, size, picture.joints, picture.visible, skeleton)
+                joints = joints * (side / size)
+            else:
+                joints, visible = view_joints(view, side, picture.joints, picture.visible, skeleton)
+            maps, found = labels.targets(side, joints, visible, sizes, self.persons)
+            mask = view_mask(view, side, whole)
+            targets.append(maps)
+            masks.append(torch.from_numpy(mask * counted[:, None, None] if labels.joint_masks else mask))
+            rows.append(found)
+        return {"image": torch.from_numpy(image), "targets": targets, "masks": masks, "joints": rows}
+
+
+class MosaicPictures(Dataset[dict[str, Any]]):
+    """Mosaics as items of `WholePictures`; a joint without label is masked in the whole of its cell."""
+
+    def __init__(self, mosaics: Mosaics, labels: Labels, *, persons: int | None = None) -> None:
+        self.mosaics = mosaics
+        self.labels = labels
+        self.persons = mosaics.most if persons is None else persons
+
+    @property
+    def epoch(self) -> int:
+        return self.mosaics.epoch
+
+    @epoch.setter
+    def epoch(self, value: int) -> None:
+        self.mosaics.epoch = value
+
+    def __len__(self) -> int:
+        return len(self.mosaics)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        mosaic, labels = self.mosaics.draw(index), self.labels
+        sizes = (mosaic.boxes[:, 2:] - mosaic.boxes[:, :2]).max(1).astype(np.float64)
+        targets, masks, rows = [], [], []
+        for side in labels.sides:
+            scale = side / labels.input_size
+            maps, found = labels.targets(side, mosaic.joints * scale, mosaic.visible, sizes, self.persons)
+            mask = np.ones((len(maps), side, side), np.float32)
+            for person, joint in np.argwhere(~mosaic.labelled):
+                left, top, right, bottom = np.round(mosaic.boxes[person] * scale).astype(int)
+                mask[joint, top : bottom + 1, left : right + 1] = 0
+            targets.append(maps)
+            masks.append(torch.from_numpy(mask if labels.joint_masks else mask.min(0)))
+            rows.append(found)
+        image = torch.from_numpy(mosaic.image)
+        return {"image": image, "targets": targets, "masks": masks, "joints": rows}
+
+
+class Together(Dataset[dict[str, Any]]):
+    """Several data sets, one after another, that know of epochs."""
+
+    def __init__(self, parts: Sequence[WholePictures | MosaicPictures]) -> None:
+        self._parts = parts
+        self._joined = ConcatDataset(parts)
+
+    @property
+    def epoch(self) -> int:
+        return self._parts[0].epoch
+
+    @epoch.setter
+    def epoch(self, value: int) -> None:
+        for part in self._parts:
+            part.epoch = value
+
+    def __len__(self) -> int:
+        return len(self._joined)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._joined[index]
 
 
 def view_joints(

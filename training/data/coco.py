@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,17 @@ class PictureSet:
     skeleton: Skeleton
     pictures: tuple[Picture, ...]
 
+    @property
+    def most(self) -> int:
+        """The most people with labelled joints of a picture."""
+        return max((len(picture.joints) for picture in self.pictures), default=0)
+
+    @cached_property
+    def labelled_joints(self) -> NDArray[np.bool_]:
+        """(k,): joints that are labelled anywhere in the set."""
+        shown = [picture.visible.any(0) for picture in self.pictures if len(picture.visible)]
+        return np.any(shown, 0) if shown else np.ones(len(self.skeleton), bool)
+
     def __len__(self) -> int:
         return len(self.pictures)
 
@@ -91,6 +103,27 @@ class PictureSet:
     def labelled(self) -> PictureSet:
         """The pictures that have people with labelled joints: those to train on."""
         return PictureSet(self.skeleton, tuple(p for p in self.pictures if len(p.joints)))
+
+    def mapped(self, skeleton: Skeleton) -> PictureSet:
+        """The same people with the joints of another skeleton, by name; those unknown here are not labelled.
+
+        Raises:
+            InvalidInputError: the skeletons share no joint.
+        """
+        shared = [name for name in skeleton.joints if name in self.skeleton.joints]
+        if not shared:
+            raise InvalidInputError(
+                f"cannot map {self.skeleton.name} to {skeleton.name}; found no joint of the same name; "
+                "use data whose joints the skeleton has"
+            )
+        own, others = ([s.index(name) for name in shared] for s in (self.skeleton, skeleton))
+        pictures = []
+        for picture in self.pictures:
+            joints = np.zeros((len(picture.joints), len(skeleton), 2), np.float32)
+            visible = np.zeros(joints.shape[:2], np.float32)
+            joints[:, others], visible[:, others] = picture.joints[:, own], picture.visible[:, own]
+            pictures.append(replace(picture, joints=joints, visible=visible))
+        return PictureSet(skeleton, tuple(pictures))
 
     def people(self) -> People:
         """Each person by itself, as top-down networks are trained; pictures load when they are used.

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from training.data.people import People
 from training.data.transforms import Augmentation, View, mirror_joints, view_affine
@@ -26,12 +23,14 @@ class Mosaic:
         joints: (p, k, 2) pixels of the picture.
         visible: (p, k), 0 where not labelled or outside of the person's cell.
         boxes: (p, 4) xyxy, the cells.
+        labelled: (p, k), where the picture says nothing of a joint that may be seen: False.
     """
 
     image: NDArray[np.uint8]
     joints: NDArray[np.float32]
     visible: NDArray[np.float32]
     boxes: NDArray[np.float32]
+    labelled: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def lay_out(
     people: People, chosen: NDArray[np.int64], size: int, layout: Layout, rng: np.random.Generator
 ) -> Mosaic:
     """One mosaic of a square number of people, row by row."""
-    side = int(round(len(chosen) ** 0.5))
+    side = round(len(chosen) ** 0.5)
     lines = [np.linspace(0, size, side + 1) for _ in range(2)]
     for line in lines:
         line[1:-1] += rng.uniform(-layout.split, layout.split, side - 1) * size / side
@@ -68,6 +67,7 @@ def lay_out(
     joints = np.zeros((len(chosen), len(people.skeleton), 2), np.float32)
     visible = np.zeros(joints.shape[:2], np.float32)
     boxes = np.zeros((len(chosen), 4), np.float32)
+    labelled = np.zeros(visible.shape, bool)
     recolor = Augmentation(color=layout.color).recolor
     for i, index in enumerate(chosen):
         row, column = divmod(i, side)
@@ -82,11 +82,12 @@ def lay_out(
         image[y:bottom, x:right] = recolor(np.asarray(crop, np.uint8), rng)
         placed = np.linalg.solve(matrix[:, :2], (people.joints[index] - matrix[:, 2]).T).T
         inside = ((placed >= 0) & (placed <= np.array(shape[::-1]) - 1)).all(-1)
-        shown = people.visible[index] * inside
+        shown, known = people.visible[index] * inside, people.visible[index] > 0
         if view.flip:
-            placed, shown = (mirror_joints(values, people.skeleton) for values in (placed, shown))
-        joints[i], visible[i], boxes[i] = placed + (x, y), shown, (x, y, right - 1, bottom - 1)
-    return Mosaic(image, joints * (visible[..., None] > 0), visible, boxes)
+            placed, shown, known = (mirror_joints(v, people.skeleton) for v in (placed, shown, known))
+        joints[i], visible[i], labelled[i] = placed + np.array((x, y)), shown, known
+        boxes[i] = x, y, right - 1, bottom - 1
+    return Mosaic(image, joints * (visible[..., None] > 0), visible, boxes, labelled)
 
 
 def _view(
@@ -107,12 +108,12 @@ def _view(
     )
 
 
-class Mosaics(Dataset[dict[str, Tensor]]):
+class Mosaics:
     """Random mosaics; each person stands in one an epoch, on the average.
 
-    An item holds ``image`` (size, size, 3) uint8 BGR, ``joints`` (p, k, 2) in its pixels and
-    ``visible`` (p, k), p being the largest number of people of the layout. It depends on the seed,
-    the epoch and its index alone.
+    Attributes:
+        most: largest number of people of a mosaic.
+        epoch: which mosaics are drawn, together with the seed.
     """
 
     def __init__(self, people: People, size: int, layout: Layout | None = None, seed: int = 0) -> None:
@@ -134,14 +135,3 @@ class Mosaics(Dataset[dict[str, Tensor]]):
         side = 1 + rng.choice(len(self.layout.grids), p=self.layout.grids)
         chosen = rng.choice(len(self.people), side * side, replace=len(self.people) < side * side)
         return lay_out(self.people, chosen, self.size, self.layout, rng)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        mosaic = self.draw(index)
-        joints = np.zeros((self.most, *mosaic.joints.shape[1:]), np.float32)
-        visible = np.zeros((self.most, mosaic.visible.shape[1]), np.float32)
-        joints[: len(mosaic.joints)], visible[: len(mosaic.joints)] = mosaic.joints, mosaic.visible
-        return {
-            "image": torch.from_numpy(mosaic.image),
-            "joints": torch.from_numpy(joints),
-            "visible": torch.from_numpy(visible),
-        }

@@ -53,17 +53,21 @@ def bottomup_targets(
     visible: NDArray[np.floating],
     size: tuple[int, int],
     sigma: float | NDArray[np.floating] = 2.0,
+    *,
+    unbiased: bool = False,
 ) -> NDArray[np.float32]:
     """Heatmaps of all people: unnormalised Gaussians of peak 1, the largest of them at each pixel.
 
     As HigherHRNet's: centred on the joint truncated to a pixel (towards zero, so that -0.4 is inside),
-    cut at ``3 sigma + 1`` pixels, none for joints outside of the map.
+    cut at ``3 sigma + 1`` pixels, none for joints outside of the map. The unbiased form keeps the exact
+    centre, half a pixel before the joint's position: where the decoding, which adds it, finds the joint.
 
     Args:
         joints: (p, k, 2) in pixels of the heatmap.
         visible: (p, k), 0 where not labelled.
         size: (height, width) of the heatmap.
         sigma: standard deviation in pixels of the heatmap, one or (p,) for each person.
+        unbiased: keep the exact centre.
 
     Returns:
         (k, h, w).
@@ -71,24 +75,19 @@ def bottomup_targets(
     height, width = size
     maps = np.zeros((visible.shape[1], height, width), np.float32)
     pixels, shown = _inside(joints, visible, size)
+    centers = np.asarray(joints, np.float64) - 0.5 if unbiased else pixels.astype(np.float64)
     sigmas = np.broadcast_to(np.asarray(sigma, np.float64), (len(joints),))
-    profiles: dict[float, NDArray[np.float32]] = {}
     for person, joint in np.argwhere(shown):
         deviation = float(sigmas[person])
-        if deviation not in profiles:
-            radius = int(3 * deviation + 1)
-            squared = np.arange(-radius, radius + 1) ** 2
-            profiles[deviation] = np.exp(-(squared[:, None] + squared[None]) / (2 * deviation**2)).astype(
-                np.float32
-            )
-        profile = profiles[deviation]
+        radius = int(3 * deviation + 1)
         x, y = pixels[person, joint]
-        radius = len(profile) // 2
         left, top = max(x - radius, 0), max(y - radius, 0)
         right, bottom = min(x + radius + 1, width), min(y + radius + 1, height)
+        dx = np.arange(left, right) - centers[person, joint, 0]
+        dy = np.arange(top, bottom) - centers[person, joint, 1]
+        profile = np.exp(-(dy[:, None] ** 2 + dx**2) / (2 * deviation**2)).astype(np.float32)
         part = maps[joint, top:bottom, left:right]
-        y0, x0 = top - y + radius, left - x + radius
-        np.maximum(part, profile[y0 : y0 + bottom - top, x0 : x0 + right - left], out=part)
+        np.maximum(part, profile, out=part)
     return maps
 
 

@@ -1,0 +1,234 @@
+"""What differs between top-down and bottom-up training: data, loss and the figure to choose by."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgepose.errors import InvalidInputError
+from edgepose.skeleton import SKELETONS
+from edgepose.spec import ModelSpec
+from training.config import TrainConfig
+from training.data.bottomup import (
+    Labels,
+    MosaicPictures,
+    PictureAugmentation,
+    Together,
+    WholePictures,
+)
+from training.data.coco import PictureSet, read_annotations
+from training.data.lsp import load_lsp, load_lspet, lspet_count
+from training.data.mosaics import Layout, Mosaic, Mosaics
+from training.data.people import Crops, People
+from training.data.targets import gaussian_targets
+from training.data.transforms import Augmentation
+from training.evaluate import countable, evaluate
+from training.evaluate_bottomup import evaluate_pictures, predict_pictures
+from training.evaluate_mosaics import held_out_mosaics
+from training.losses import associative_embedding, heatmap_mse, joints_mse
+from training.oks import oks_ap
+
+__all__ = ["BottomUp", "Task", "TopDown", "load_people", "load_pictures", "make_task"]
+
+
+class Examples(Protocol):
+    """A data set whose items depend on the epoch."""
+
+    epoch: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+class Task(Protocol):
+    """Data, loss and evaluation of a run.
+
+    Attributes:
+        examples: items with an ``image`` (h, w, 3) uint8 BGR.
+        figure: name of the figure, the higher the better, by which the best checkpoint is chosen.
+    """
+
+    examples: Examples
+    figure: str
+
+    def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        """The loss of the network's outputs on a batch of examples, on the same device."""
+
+    def evaluate(self, network: nn.Module, device: torch.device) -> dict[str, float]:
+        """Figures on what was held out."""
+
+
+def make_task(config: TrainConfig, spec: ModelSpec, network: nn.Module) -> Task:
+    """The task of a configuration."""
+    return BottomUp(config, spec, network) if config.task == "bottomup" else TopDown(config, spec)
+
+
+class TopDown:
+    """One person per crop: `joints_mse`, PCK@0.2 on the people held out."""
+
+    figure = "pck"
+
+    def __init__(self, config: TrainConfig, spec: ModelSpec) -> None:
+        self._config = config
+        self._spec = spec
+        people, self._held_out = load_people(config)
+        height, width = spec.input_size
+        self._heatmap_size = (height // 4, width // 4)
+        augment = asdict(config.augment)
+        kept = {name: augment[name] for name in Augmentation.__dataclass_fields__}
+        self.examples: Examples = Crops(
+            people, spec.input_size, self._heatmap_size, spec.coordinates, Augmentation(**kept), config.seed
+        )
+
+    def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        targets, weights = gaussian_targets(
+            batch["joints"],
+            batch["weights"],
+            self._heatmap_size,
+            self._config.sigma,
+            unbiased=self._config.unbiased,
+        )
+        return joints_mse(outputs, targets, weights)
+
+    def evaluate(self, network: nn.Module, device: torch.device) -> dict[str, float]:
+        return {"pck": float(np.mean(evaluate(network, self._spec, self._held_out, device=device)))}
+
+
+class BottomUp:
+    """All people of a picture: `heatmap_mse` at each resolution and `associative_embedding`; AP.
+
+    Trains on pictures, on mosaics of Leeds Sports Pose, or on both; the figure is the AP on the mosaics
+    of people held out where there are mosaics, else on the validation pictures.
+    """
+
+    figure = "AP"
+
+    def __init__(self, config: TrainConfig, spec: ModelSpec, network: nn.Module) -> None:
+        self._spec = spec
+        self._losses = config.losses
+        self._joints = len(spec.skeleton)
+        sides, channels = _outputs(network, spec.input_size[0])
+        mosaics, self._mosaics = load_mosaics(config) if config.data.mosaics else (None, [])
+        labels = Labels(
+            spec.input_size[0],
+            tuple(spec.input_size[0] // side for side in sides),
+            sigma=config.sigma,
+            scale_aware=config.scale_aware,
+            unbiased=config.unbiased,
+            tag_per_joint=(max(channels) - self._joints) % self._joints == 0,
+            joint_masks=mosaics is not None,
+        )
+        parts: list[WholePictures | MosaicPictures] = []
+        persons = mosaics.most if mosaics else 0
+        if mosaics is None or config.data.train_annotations:
+            pictures = load_pictures(config, "train").labelled()[: config.data.limit]
+            persons = max(persons, pictures.most)
+            views = _augmentation(config)
+            repeat = config.data.repeat
+            parts.append(
+                WholePictures(pictures, labels, views, repeat=repeat, persons=persons, seed=config.seed)
+            )
+        if mosaics is not None:
+            parts.append(MosaicPictures(mosaics, labels, persons=persons))
+        self.examples: Examples = Together(parts)
+        self._pictures = None if mosaics else load_pictures(config, "validation")
+
+    def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        factors = self._losses
+        total = torch.zeros((), device=outputs[0].device)
+        stages = zip(outputs, batch["targets"], batch["masks"], batch["joints"], strict=True)
+        for output, target, mask, joints in stages:
+            total = total + factors.heatmap * heatmap_mse(output[:, : self._joints], target, mask)
+            if output.shape[1] > self._joints:
+                push, pull = associative_embedding(output[:, self._joints :], joints, factors.grouping)
+                total = total + factors.push * push + factors.pull * pull
+        return total
+
+    def evaluate(self, network: nn.Module, device: torch.device) -> dict[str, float]:
+        if self._pictures is not None:
+            figures = evaluate_pictures(network, self._spec, self._pictures, device=device)
+        else:
+            images = (mosaic.image for mosaic in self._mosaics)
+            found = predict_pictures(network, self._spec, images, device=device)
+            truth = [(m.joints, m.visible, m.boxes) for m in self._mosaics]
+            figures = oks_ap(truth, found, self._spec.skeleton)
+        return {name: value for name, value in figures.items() if not math.isnan(value)}
+
+
+def load_people(config: TrainConfig) -> tuple[People, People]:
+    """The people to train on and those to choose the best checkpoint by."""
+    root = Path(config.data.root)
+    split = lspet_count(root / "lspet") - config.data.validation
+    parts = []
+    if config.data.lsp:
+        parts.append(load_lsp(root / "lsp"))
+    if config.data.lspet:
+        parts.append(load_lspet(root / "lspet", last=split))
+    if not parts:
+        raise InvalidInputError("nothing to train on; found lsp and lspet both off; switch one on")
+    people = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    held_out = load_lspet(root / "lspet", first=split + 1)
+    if config.skeleton != people.skeleton.name:
+        raise InvalidInputError(
+            f"cannot train {config.skeleton} on Leeds Sports Pose; its people have {people.skeleton.name}; "
+            f"set skeleton: {people.skeleton.name}"
+        )
+    if not countable(held_out).any(0).all():
+        raise InvalidInputError(
+            f"cannot choose a checkpoint by {len(held_out)} people held out; a joint is never labelled "
+            "among them; raise data.validation"
+        )
+    return people[: config.data.limit], held_out
+
+
+def load_mosaics(config: TrainConfig) -> tuple[Mosaics, list[Mosaic]]:
+    """Mosaics to train on, and those of the people held out, 2 x 2."""
+    people, held_out = load_people(config)
+    augment = config.augment
+    layout = Layout(
+        tuple(config.data.mosaics), rotation=augment.rotation, flip=augment.flip, color=augment.color
+    )
+    mosaics = Mosaics(people, config.input_size[0], layout, config.seed)
+    return mosaics, held_out_mosaics(held_out, max(len(held_out) // 4, 1), size=config.input_size[0])
+
+
+def load_pictures(config: TrainConfig, part: str) -> PictureSet:
+    """The pictures of bottom-up training, ``train`` or ``validation``, mapped to its skeleton."""
+    paths = getattr(config.data, f"{part}_annotations"), getattr(config.data, f"{part}_images")
+    if None in paths:
+        raise InvalidInputError(
+            f"no {part} pictures; found data.{part}_annotations {paths[0]} and data.{part}_images "
+            f"{paths[1]}; give a file and a folder, from data.root on"
+        )
+    root = Path(config.data.root)
+    return read_annotations(
+        root / paths[0], root / paths[1], SKELETONS[config.data.skeleton or config.skeleton]
+    ).mapped(SKELETONS[config.skeleton])
+
+
+def _augmentation(config: TrainConfig) -> PictureAugmentation:
+    augment = config.augment
+    return PictureAugmentation(
+        side=augment.side,  # type: ignore[arg-type]
+        scale=(augment.zoom[0], augment.zoom[1]),
+        rotation=augment.rotation,
+        translation=augment.translation,
+        flip=augment.flip,
+        color=augment.color,
+    )
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, side: int) -> tuple[list[int], list[int]]:
+    """Sides and channels of a network's outputs on a square picture."""
+    training, device = network.training, next(network.parameters()).device
+    outputs = network.eval()(torch.zeros(1, 3, side, side, device=device))
+    network.train(training)
+    return [output.shape[-1] for output in outputs], [output.shape[1] for output in outputs]
