@@ -1,4 +1,4 @@
-"""Bring what the README measures or draws up to date with the packaged model: ``make readme``."""
+"""Bring what the README measures or draws up to date with the packaged models: ``make readme``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def render(readme: str) -> str:
-    """The README's text with the packaged model's figures between their marks."""
+    """The README's text with the packaged models' figures between their marks."""
     text, count = SECTION.subn(lambda marks: f"{marks[1]}{model_table()}{marks[2]}", readme)
     if count != 1:
         raise SystemExit(f"the README has {count} places for the model's figures; it needs one")
@@ -38,25 +38,36 @@ def render(readme: str) -> str:
 
 
 def model_table() -> str:
-    """The packaged default in one row: its description from the file, its accuracy from its card."""
-    path = resolve_model(None)
-    spec = read_model_spec(path)
-    accuracy, mirrored = mean_pck(path.with_suffix(".md"))
-    height, width = spec.input_size
+    """A row for each packaged model: its description from the file, its accuracy from its card."""
+    single, several = resolve_model(None), resolve_model("multi")
+    pck, mirrored = card_row(single.with_suffix(".md"), "mean")
+    ap50, ap50_mirrored, *_ = card_row(several.with_suffix(".md"), "AP50")
     return (
-        "| model | joints | input | size | PCK@0.2 | with flip test |\n|---|---|---|---:|---:|---:|\n"
-        f"| `{path.stem}` | {len(spec.skeleton)}, `{spec.skeleton.name}` | {height}x{width} | "
-        f"{path.stat().st_size / 1e6:.1f} MB | {accuracy} | {mirrored} |\n\n"
-        "PCK@0.2 on the 1,000 test pictures of Leeds Sports Pose, with the whole picture as the box.\n"
+        "| model | finds | joints | input | size | accuracy | with flip test |\n"
+        "|---|---|---|---|---:|---:|---:|\n"
+        f"{_model_row(single, 'one person, or one a box')} | PCK@0.2 {pck} | {mirrored} |\n"
+        f"{_model_row(several, 'everybody')} | AP50 {ap50} | {ap50_mirrored} |\n\n"
+        "PCK@0.2 on the 1,000 test pictures of Leeds Sports Pose, with the whole picture as the box. AP50\n"
+        "on 200 mosaics of four of these pictures each.\n"
     )
 
 
-def mean_pck(card: Path) -> tuple[str, str]:
-    """PCK@0.2 over all joints without and with flip test, as the model card has it."""
-    row = re.search(r"^\| mean \| ([\d.]+) \| ([\d.]+) \|$", card.read_text("utf-8"), re.MULTILINE)
+def _model_row(path: Path, finds: str) -> str:
+    spec = read_model_spec(path)
+    height, width = spec.input_size
+    size = f"{height}x{width}" if spec.task == "topdown" else f"shorter side {height}"
+    return (
+        f"| `{path.stem}` | {finds} | {len(spec.skeleton)}, `{spec.skeleton.name}` | {size} | "
+        f"{path.stat().st_size / 1e6:.1f} MB"
+    )
+
+
+def card_row(card: Path, name: str) -> list[str]:
+    """The figures that a model card has in the row of this name: without and with flip test, and more."""
+    row = re.search(rf"^\| {re.escape(name)} \|((?: [\d.]+ \|)+)$", card.read_text("utf-8"), re.MULTILINE)
     if row is None:
-        raise SystemExit(f"{card} has no row '| mean | PCK | with flip test |'; run training card")
-    return row[1], row[2]
+        raise SystemExit(f"{card} has no row '| {name} | ...'; run `python -m training card`")
+    return [figure.strip() for figure in row[1].split("|") if figure.strip()]
 
 
 if __name__ == "__main__":
