@@ -74,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
         "--runs", type=Path, nargs="+", required=True, help="folders of its training runs, in order"
     )
     verb.add_argument("--notes", default="", help="what the runs were made on")
+    verb.add_argument(
+        "--coco",
+        type=Path,
+        nargs=2,
+        metavar=("ANNOTATIONS", "IMAGES"),
+        help="bottom-up: COCO val2017 pictures to score as well, which were not trained on",
+    )
     return parser
 
 
@@ -118,10 +125,12 @@ def _export(options: argparse.Namespace) -> None:
 
 def _card(options: argparse.Namespace) -> None:
     from training.card import read_runs, write_card
+    from training.data.coco import load_coco
     from training.data.lsp import load_lsp
 
     people = load_lsp(options.data / "lsp", 1001, 2000)
-    write_card(options.model, people, read_runs(options.runs), options.notes)
+    pictures = load_coco(*options.coco) if options.coco else None
+    write_card(options.model, people, read_runs(options.runs), options.notes, pictures)
 
 
 def _trained(options: argparse.Namespace) -> tuple[TrainConfig, nn.Module, dict[str, Any]]:

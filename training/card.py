@@ -20,9 +20,11 @@ from tqdm import tqdm
 from edgepose import Estimator
 from edgepose.errors import InvalidInputError
 from edgepose.spec import ModelSpec
+from training.data.coco import PictureSet
 from training.data.people import People
 from training.evaluate_mosaics import held_out_mosaics, measure_mosaics
 from training.metrics import lsp_torso, pck, pck_table
+from training.oks import set_ap
 
 Runs = list[tuple[str, list[dict[str, Any]]]]
 
@@ -69,31 +71,48 @@ def read_runs(folders: list[Path]) -> Runs:
 
 
 def plot(runs: Runs, path: Path) -> None:
-    """Curves of loss and of PCK on the people held out, over all runs."""
+    """Curves of loss and of the accuracy on the people held out, over all runs."""
     mpl.use("Agg")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    figure = "AP" if any("AP" in line for _, lines in runs for line in lines) else "pck"
+    canvas, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     start = 0
     for name, lines in runs:
         epochs = [start + line["epoch"] for line in lines]
         left.semilogy(epochs, [line["loss"] for line in lines], label=name)
-        scored = [(e, line["pck"]) for e, line in zip(epochs, lines, strict=True) if "pck" in line]
+        scored = [(e, line[figure]) for e, line in zip(epochs, lines, strict=True) if figure in line]
         right.plot([e for e, _ in scored], [value for _, value in scored], marker=".", label=name)
         start = epochs[-1]
     left.set(xlabel="epoch", ylabel="training loss")
-    right.set(xlabel="epoch", ylabel="PCK@0.2, held-out LSPet")
+    right.set(
+        xlabel="epoch",
+        ylabel="AP, mosaics of held-out LSPet" if figure == "AP" else "PCK@0.2, held-out LSPet",
+    )
     right.legend(frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    canvas.savefig(path, dpi=110)
+    plt.close(canvas)
 
 
-def write_card(model: Path, people: People, runs: Runs, notes: str) -> None:
-    """Measure a model and write its card and curves beside it."""
+def write_card(
+    model: Path, people: People, runs: Runs, notes: str, pictures: PictureSet | None = None
+) -> None:
+    """Measure a model and write its card and curves beside it.
+
+    Args:
+        model: the file.
+        people: the test pictures of Leeds Sports Pose.
+        runs: of its training.
+        notes: what the runs were made on.
+        pictures: of several people, which a bottom-up model was not trained on.
+    """
     with Estimator(model) as estimator:
         spec = estimator.info.spec
     plot(runs, model.with_suffix(".png"))
-    about, accuracy = (_several if spec.task == "bottomup" else _single)(model, spec, people)
+    if spec.task == "bottomup":
+        about, accuracy = _several(model, spec, people, pictures)
+    else:
+        about, accuracy = _single(model, spec, people)
     seconds = [sum(line["seconds"] for line in lines) for _, lines in runs]
     made = [
         f"| {name} | {len(lines)} | {lines[-1]['loss']:.5f} | {time / 60:.0f} |"
@@ -163,8 +182,8 @@ The aim is {GOAL}, what CPM reaches on the same data; this file is {abs(GOAL - r
     )
 
 
-def _several(model: Path, spec: ModelSpec, people: People) -> tuple[str, str]:
-    """What a model for several persons is, and its accuracy on mosaics of the test pictures."""
+def _several(model: Path, spec: ModelSpec, people: People, pictures: PictureSet | None) -> tuple[str, str]:
+    """What a model for several persons is, and its accuracy on mosaics and on whole pictures."""
     columns = []
     for side in (2, 3):
         mosaics = held_out_mosaics(people, MOSAICS, side)
@@ -178,6 +197,7 @@ def _several(model: Path, spec: ModelSpec, people: People) -> tuple[str, str]:
         )
         digits = 3 if name.startswith("A") else 2
         rows.append(f"| {label} | {' | '.join(f'{column[name]:.{digits}f}' for column in columns)} |")
+    whole = "" if pictures is None else _whole_pictures(model, spec, pictures)
     return (
         "HigherLPN-50, a small bottom-up network of this project, for several persons a picture",
         f"""\
@@ -188,5 +208,28 @@ found as wrong:
 
 | | 2x2 | 2x2, flip test | 3x3 | 3x3, flip test |
 |---|---|---|---|---|
-{chr(10).join(rows)}""",
+{chr(10).join(rows)}{whole}""",
     )
+
+
+def _whole_pictures(model: Path, spec: ModelSpec, pictures: PictureSet) -> str:
+    """AP on annotated pictures, as Markdown."""
+    mapped = pictures.mapped(spec.skeleton)
+    columns = []
+    for flip in (False, True):
+        with Estimator(model, flip_test=flip) as estimator:
+            found = [estimator(picture.image()) for picture in tqdm(mapped.pictures, leave=False)]
+        columns.append(set_ap(mapped, found))
+    rows = [
+        f"| {name.replace('_', ', ')} | {' | '.join(f'{column[name]:.3f}' for column in columns)} |"
+        for name in ("AP", "AP50", "AP75", "AP_medium", "AP_large", "AR")
+    ]
+    people = sum(len(picture.joints) for picture in mapped.pictures)
+    return f"""
+
+{len(mapped)} whole pictures of COCO val2017 with {people} labelled people, none of them trained on, scored on
+the {int(mapped.labelled_joints.sum())} joints that both skeletons have:
+
+| | as it is | flip test |
+|---|---|---|
+{chr(10).join(rows)}"""

@@ -55,8 +55,8 @@ def evaluate_results(
     return _score(_content(truth), _content(results), skeleton, crowd=kind == "crowdpose")
 
 
-def set_ap(pictures: PictureSet, found: Sequence[Poses]) -> dict[str, float]:
-    """Score the poses found in pictures, one `Poses` each, as the set's own evaluation does.
+def set_ap(pictures: PictureSet, found: Sequence[Poses | PoseResult]) -> dict[str, float]:
+    """Score the poses found in pictures, those of one after the other, as the set's own evaluation does.
 
     CrowdPose's has a crowd index for each picture; everything else is scored as COCO is, with the
     constants of its skeleton.
