@@ -82,7 +82,9 @@ def test_options_of_group_are_checked(ops: Kernels) -> None:
             (xy, scores, tags[..., :0], count), (xy, scores, tags, count + 5), (xy, scores, tags, count - 5),
             tuple(item[:0] for item in PEAKS),
         ],
-        "joint_order": [None, 3, "012", [0, 1], [0, 1, 1], [0, 1, 3], [-1, 0, 1], [0.0, 1.0, 2.0], [[0, 1, 2]]],
+        "joint_order": [
+            None, 3, "012", [0, 1], [0, 1, 1], [0, 1, 3], [-1, 0, 1], [0.0, 1.0, 2.0], [[0, 1, 2]],
+        ],
         "tag_threshold": [None, "1", np.nan, [1, 2]],
         "use_detection_val": [None, 1],
         "ignore_too_much": [None, 0],
