@@ -135,8 +135,8 @@ class Estimator:
         scales: of a bottom-up model: average runs at these scales, for instance ``(0.5, 1, 2)``.
         refine: of a bottom-up model: fill missing joints with the best-fitting pixels of the maps; None:
             as the model's description says.
-        official_grouping: of a bottom-up model: break ties between equally good groupings exactly as
-            HigherHRNet's code does.
+        official_grouping: of a bottom-up model: break ties between equally good groupings, and merge new
+            persons that begin with equal tags, exactly as HigherHRNet's code does.
         nms_threshold: drop persons that are more similar than this to one with a higher score, by object
             keypoint similarity, from 0 to 1; None: keep all.
         threads: CPU threads of the network; None for all that this process may use.

@@ -16,7 +16,7 @@ double nearest_whole(double value) {
   return (value + magic) - magic;
 }
 
-// A score as it counts.
+// A score as it counts in costs.
 double usable_score(float score) {
   if (score != score) return 0;
   const double value = score;
@@ -195,11 +195,11 @@ class Grouping {
     ++members_[person];
   }
 
-  // A new person, or the one that began with the same tag.
+  // A new person, or in the official assignment the one that began with the same tag.
   void start(int joint, int i) {
     const float* tags = tags_of(joint, i);
     const int persons = static_cast<int>(out_.count);
-    int person = 0;
+    int person = options_.official ? 0 : persons;
     while (person < persons && keys_[person] != tags[0]) ++person;  // NaN equals nothing
     if (person == persons) {
       if (!options_.official && persons == options_.max_persons) {

@@ -228,7 +228,7 @@ def _group(
                 for t in range(t_count):
                     tag_sum[j, t] += tags[joint, i, t]
             else:
-                j = 0
+                j = 0 if official else total
                 while j < total and key[j] != tags[joint, i, 0]:
                     j += 1
                 if j == total:

@@ -49,14 +49,14 @@ With ``ignore_too_much`` and `max_persons` references the joint is skipped. Else
 and each candidate is assigned to at most one reference and each reference to at most one candidate, as
 many as possible, at least cost. A candidate *joins* its reference if ``distance < tag_threshold``: the
 joint becomes (x, y, score, tags) of it and its tag vector is appended to the person's. Each other
-candidate, in order, is a new person. A person is known by the first tag of the candidate that made it: if
-a new person's first tag equals that of an existing one, its joint is set in that person and that person's
-tag vectors become this one alone. Where no person exists all candidates are new persons.
+candidate, in order, is a new person. Where no person exists all candidates are new persons.
 
 *Official assignment* (``official=True``), as in the published code: the Munkres algorithm of
 `munkres_assignment` on the cost matrix in float64, with columns of 1e10 appended where there are more
-candidates than references. The number of persons is unbounded. Which of several optimal assignments is
-found depends on that algorithm's order of search.
+candidates than references. Which of several optimal assignments is found depends on that algorithm's order
+of search. The number of persons is unbounded, but one is known by the first tag of the candidate that made
+it: if a new person's first tag equals that of an existing one (NaN equals nothing, -0 equals 0), its joint
+is set in that person, in place of what was there, and that person's tag vectors become this one alone.
 
 *Default assignment.* Costs are whole numbers, so that sums are exact and every implementation finds the
 same assignment::
@@ -68,8 +68,9 @@ same assignment::
 The least sum of `primary` decides; of equal ones the least sum of `secondary`,
 that is of unrounded distances; of equal ones again the order of search of `optimal_assignment`, which
 prefers low indices and compares (primary, secondary) lexicographically. Pairs add and subtract by
-component, so 64 bits per component suffice. Once there are `max_persons` persons, a candidate that would
-be a new one (with a first tag of its own) is dropped, and the result is `truncated`.
+component, so 64 bits per component suffice. New persons stand each by itself, those with equal tags too,
+as tags of low precision often are. Once there are `max_persons` persons, a candidate that would be a new
+one is dropped, and the result is `truncated`.
 """
 
 from __future__ import annotations
@@ -226,7 +227,7 @@ def group(
     )
     persons: list[Array] = []
     members: list[list[Array]] = []  # the tag vectors
-    person_of: dict[float, int] = {}  # by first tag; NaN equals nothing
+    person_of: dict[float, int] = {}  # by first tag, in the official assignment
     truncated = False
     for joint in order:
         count = int(peaks.count[joint])
@@ -249,7 +250,7 @@ def group(
                 members[joined[i]].append(tags[i])
                 continue
             key = float(tags[i, 0])
-            if key in person_of:
+            if official and key in person_of:
                 persons[person_of[key]][joint] = row
                 members[person_of[key]] = [tags[i]]
             elif official or len(persons) < max_persons:

@@ -176,7 +176,8 @@ def make_peaks(
         values = np.where(
             dots < 0.1, np.nan, np.where(dots < 0.15, np.inf, np.where(dots < 0.2, 1e30, values))
         )
-        scores = np.where(rng.random(scores.shape) < 0.1, np.inf, scores)
+        odd_scores = rng.choice([np.nan, np.inf, -np.inf, 1e30, -1e30, 2.0**23, -5.0], scores.shape)
+        scores = np.where(rng.random(scores.shape) < 0.3, odd_scores, scores)
     counts = rng.integers(0, top + 1, joints) if count is None else np.full(joints, count)
     return Peaks(
         rng.integers(0, 1000, (joints, top, 2)).astype(np.int32),

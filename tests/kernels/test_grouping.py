@@ -196,14 +196,45 @@ def test_the_order_of_joints_decides_whose_tags_come_first(ops: Kernels) -> None
     np.testing.assert_array_equal(ops.group(peaks, [2, 1, 0]).persons[0, 1:, 3], [0.875, 1.75])
 
 
-def test_an_equal_first_tag_is_the_same_person(ops: Kernels) -> None:
-    """Two equal tags on one joint: the later peak takes the place of the earlier."""
-    for official in (False, True):
-        persons, _ = ops.group(peaks_of([[1.0, 1.0], [1.0]]), [0, 1], official=official)
-        np.testing.assert_array_equal(persons[:, :, 0], [[1, 0]])
-        persons, truncated = ops.group(peaks_of([[1.0, 1.0]]), [0], max_persons=1, official=official)
-        assert len(persons) == 1
-        assert not truncated
+def test_equal_tags_make_persons_of_their_own(ops: Kernels) -> None:
+    """As tags of low precision often are."""
+    peaks = peaks_of([[1.0, 1.0], [1.0, 1.0, 1.0]])
+    persons, truncated = ops.group(peaks, [0, 1])
+    np.testing.assert_array_equal(persons[:, :, 0], [[0, 0], [1, 1], [0, 2]])
+    np.testing.assert_array_equal(persons[:, :, 2] > 0, [[True, True], [True, True], [False, True]])
+    assert not truncated
+    persons, truncated = ops.group(peaks, [0, 1], max_persons=2)
+    np.testing.assert_array_equal(persons[:, :, 0], [[0, 0], [1, 1]])  # the better peaks stay
+    assert truncated
+
+
+def test_the_official_person_is_known_by_its_first_tag(ops: Kernels) -> None:
+    """The later of two peaks with equal tags takes the place of the earlier."""
+    persons, _ = ops.group(peaks_of([[1.0, 1.0], [1.0]]), [0, 1], official=True)
+    np.testing.assert_array_equal(persons[:, :, 0], [[1, 0]])
+    persons, truncated = ops.group(peaks_of([[0.0, -0.0]]), [0], max_persons=1, official=True)
+    np.testing.assert_array_equal(persons[:, :, 0], [[1]])
+    assert not truncated
+    # A peak without a partner returns to the person with its tag, whose tags then are that one alone.
+    peaks = peaks_of([[0.0, 3.0], [0.5, 3.0], [0.5, 0.0, 3.0], [-0.75]])
+    persons, _ = ops.group(peaks, range(4), official=True)
+    np.testing.assert_array_equal(persons[:, :, 3], [[0, 0.5, 0, -0.75], [3, 3, 3, 0]])
+    persons, _ = ops.group(peaks, range(4))
+    np.testing.assert_array_equal(persons[:, :, 3], [[0, 0.5, 0.5, 0], [3, 3, 3, 0], [0, 0, 0, -0.75]])
+
+
+@settings(max_examples=100, deadline=None)
+@given(peaks=all_peaks(), threshold=st.sampled_from([0.5, 1.0, 1e9]))
+def test_each_peak_is_a_joint_of_one_person(ops: Kernels, peaks: Peaks, threshold: float) -> None:
+    joints = range(len(peaks.count))
+    persons, truncated = ops.group(peaks, joints, threshold, max_persons=1024)
+    assert not truncated
+    for j, n in enumerate(peaks.count.tolist()):
+        rows = np.concatenate(
+            [peaks.xy[j], peaks.scores[j, :, None], peaks.tags[j]], axis=1, dtype=np.float32
+        )
+        found = [row for row in persons[:, j] if row.any()]
+        assert sorted(row.tobytes() for row in found) == sorted(row.tobytes() for row in rows[:n])
 
 
 def test_too_much_can_be_ignored(ops: Kernels) -> None:
@@ -232,6 +263,30 @@ def test_infinite_scores_do_not_stall(ops: Kernels) -> None:
             peaks_of([[0.0, 4.0, 8.0], [8.0, 4.0, 0.0]], scores), [0, 1], official=official
         )
         np.testing.assert_array_equal(persons[:, 0, 3], persons[:, 1, 3])
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_odd_scores_count_as_usable_ones(ops: Kernels, official: bool) -> None:
+    """NaN as 0, and none beyond 2^22. Scores decide here: more candidates than persons, and all are near."""
+    most = 2.0**22
+    values = [np.nan, np.inf, -np.inf, 1e30, -1e30, 2 * most, -2 * most, most - 1, 1 - most, -0.5, 0.5, 5.0]
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        scores = rng.choice(values, 5).astype(np.float32)
+        usable = np.clip(np.where(np.isnan(scores), 0, scores), -most, most)
+        tags = [[0.0, 4.0], (np.arange(5) / 16 + rng.integers(0, 2, 5) * 4 + 1 / 32).tolist()]
+        found, expected = (
+            ops.group(peaks_of(tags, [[0.5, 0.5], row.tolist()]), range(2), official=official).persons
+            for row in (scores, usable)
+        )
+        np.testing.assert_array_equal(np.delete(found, 2, 2), np.delete(expected, 2, 2))
+
+
+def test_a_tag_that_is_no_number_is_65536_away(ops: Kernels) -> None:
+    peaks = peaks_of([[0.0], [np.nan], [1e30], [70000.0]])
+    for official in (False, True):
+        for threshold, persons in ((2.0**16, 4), (2.0**16 + 1, 1)):
+            assert len(ops.group(peaks, range(4), threshold, official=official).persons) == persons
 
 
 def test_the_peaks_are_left_alone(ops: Kernels) -> None:
