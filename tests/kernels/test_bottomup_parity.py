@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scenes import LAYOUTS, make_scene
+from scenes import LAYOUTS, make_peaks, make_scene
 
 from edgepose.kernels import Kernels, MapPass, Peaks, PoseMaps, reference, reference_bottomup
 from edgepose.skeleton import coco17
@@ -108,11 +108,23 @@ def test_the_whole_path(ops: Kernels, aggregation: tuple[dict[str, np.ndarray], 
         np.testing.assert_allclose(scores, arrays[f"scores_{number}"], rtol=1e-6)
 
 
-def test_aggregated_maps(aggregation: tuple[dict[str, np.ndarray], Meta]) -> None:
+def whole_maps(ops: Kernels, maps: PoseMaps) -> tuple[np.ndarray, np.ndarray]:
+    """The aggregated heatmaps and tags: of windows of one pixel, all pixels are peaks."""
+    height, width = maps.size
+    peaks = ops.aggregate_nms_topk(maps, 1, height * width, -np.inf)
+    assert (peaks.count == height * width).all()
+    at = peaks.xy[:, :, 1].astype(np.int64) * width + peaks.xy[:, :, 0]
+    heatmaps, tags = np.full_like(peaks.scores, np.nan), np.full_like(peaks.tags, np.nan)
+    np.put_along_axis(heatmaps, at, peaks.scores, 1)
+    np.put_along_axis(tags, at[:, :, None], peaks.tags, 1)
+    return heatmaps.reshape(-1, height, width), tags.reshape(-1, height, width, maps.tag_count)
+
+
+def test_aggregated_maps(ops: Kernels, aggregation: tuple[dict[str, np.ndarray], Meta]) -> None:
     arrays, cases = aggregation
     for number, case in enumerate(cases):
         for name, found in zip(
-            ("heatmaps", "tags"), reference.aggregate(whole_path(arrays, number, case)), strict=True
+            ("heatmaps", "tags"), whole_maps(ops, whole_path(arrays, number, case)), strict=True
         ):
             digest = case[name]
             assert (1, *found.shape) == tuple(digest["shape"])
@@ -123,67 +135,99 @@ def test_aggregated_maps(aggregation: tuple[dict[str, np.ndarray], Meta]) -> Non
 
 # --- the default assignment -------------------------------------------------------------------
 
+MARGIN = 1e-4  # the 1e10 of the official cost matrices blurs their sums by about 1e-6
 
-class Assignments:
-    """Watches whether the assignments of the reference have one optimum only."""
+Case = tuple[Peaks, dict[str, Any], np.ndarray]
 
-    MARGIN = 1e-4  # the 1e10 of the official cost matrices blurs their sums by about 1e-6
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.solve = pytest.importorskip(
-            "scipy.optimize", reason='needs SciPy: pip install "edgepose[training]"'
-        ).linear_sum_assignment
-        self.unique = True
-        self._pairs = reference_bottomup._official_pairs
-        monkeypatch.setattr(reference_bottomup, "_official_pairs", self._watch)
+def unique_persons(peaks: Peaks, options: dict[str, Any]) -> np.ndarray | None:
+    """The official persons, where no other rule could give others; else None.
 
-    def _watch(self, distance: np.ndarray, scores: np.ndarray, value: bool) -> list[tuple[int, int]]:
+    Such are persons within the bound, of whom no two begin with the same tag, made by assignments each of
+    which has one optimum: without any one of its pairs, the least cost is higher.
+    """
+    solve = pytest.importorskip(
+        "scipy.optimize", reason='needs SciPy: pip install "edgepose[training]"'
+    ).linear_sum_assignment
+    unique = True
+    official_pairs = reference_bottomup._official_pairs
+
+    def watch(distance: np.ndarray, scores: np.ndarray, value: bool) -> list[tuple[int, int]]:
+        nonlocal unique
         cost = np.rint(distance) * 100 - scores[:, None].astype(np.float64) if value else distance
-        rows, columns = self.solve(cost)
-        least = cost[rows, columns].sum()
-        for i, j in zip(rows, columns, strict=True) if self.unique else ():
+        pairs = official_pairs(distance, scores, value)
+        least = sum(cost[i, j] for i, j in pairs)
+        for i, j in pairs:
             other = cost.copy()
             other[i, j] = 1e9
-            self.unique &= bool(other[self.solve(other)].sum() > least + self.MARGIN)
-        return self._pairs(distance, scores, value)
+            unique &= bool(other[solve(other)].sum() > least + MARGIN)
+        return pairs
 
-    def of(self, peaks: Peaks, options: dict[str, Any]) -> bool:
-        self.unique = True
-        reference.group(peaks, official=True, **options)
-        return self.unique
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference_bottomup, "_official_pairs", watch)
+        persons = reference.group(peaks, official=True, **options).persons
+    apart = reference.group(peaks, **options).persons
+    order = np.array(options["joint_order"])
+    first = order[(apart[:, order, 2] > 0).argmax(axis=1)]
+    keys = apart[range(len(apart)), first, 3]
+    usable = unique and len(persons) <= options["max_persons"] and len(np.unique(keys)) == len(keys)
+    return persons if usable else None
+
+
+def assert_default_is_official(ops: Kernels, cases: list[Case]) -> None:
+    for peaks, options, persons in cases:
+        np.testing.assert_array_equal(ops.group(peaks, official=True, **options).persons, persons)
+        found = ops.group(peaks, **options)
+        assert not found.truncated
+        np.testing.assert_array_equal(found.persons, persons)
 
 
 def test_the_default_gives_the_official_persons_where_those_are_unique(
-    ops: Kernels, grouping: tuple[dict[str, np.ndarray], Meta], monkeypatch: pytest.MonkeyPatch
+    ops: Kernels, grouping: tuple[dict[str, np.ndarray], Meta]
 ) -> None:
     arrays, runs = grouping
-    watched = Assignments(monkeypatch)
-    compared = 0
+    cases: list[Case] = []
     for run in runs:
-        if run["adjust"] or run["refine"]:
-            continue
-        peaks, options = peaks_and_options(ops, scene(arrays, run["scene"]), run)
-        official = ops.group(peaks, official=True, **options).persons
-        if watched.of(peaks, options) and 0 < len(official) <= options["max_persons"]:
-            found = ops.group(peaks, **options)
-            assert not found.truncated
-            np.testing.assert_array_equal(found.persons, official)
-            compared += 1
-    assert compared >= 5
+        if not (run["adjust"] or run["refine"]):
+            peaks, options = peaks_and_options(ops, scene(arrays, run["scene"]), run)
+            persons = unique_persons(peaks, options)
+            if persons is not None and len(persons):
+                cases.append((peaks, options, persons))
+    assert len(cases) >= 5
+    assert_default_is_official(ops, cases)
 
 
-def test_the_default_gives_the_official_persons_of_generated_scenes(
-    ops: Kernels, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    watched = Assignments(monkeypatch)
-    compared = 0
+@pytest.fixture(scope="module")
+def unique_cases() -> list[Case]:
+    """Random peaks of all kinds whose official persons are unique."""
+    cases: list[Case] = []
+    for seed in range(1200):
+        rng = np.random.default_rng(seed)
+        joints, top, tags, people = (int(rng.integers(1, n)) for n in (8, 9, 3, 8))
+        peaks = make_peaks(("plain", "ties")[seed % 2], joints, top, tags, people, seed)
+        options: dict[str, Any] = {
+            "joint_order": rng.permutation(joints).tolist(),
+            "tag_threshold": float(rng.choice([0.5, 1, 2])),
+            "use_detection_val": bool(rng.integers(0, 3) > 0),
+            "max_persons": 100,
+        }
+        persons = unique_persons(peaks, options)
+        if persons is not None and len(persons) > 1 and (persons[:, :, 2] > 0).sum(axis=1).max() > 1:
+            cases.append((peaks, options, persons))
     for name in ("plain", "shared tags", "three levels"):
-        for seed in range(30):
+        for seed in range(60):
             maps = make_scene(LAYOUTS[name], "people", people=seed % 6 + 1, seed=seed)
-            peaks = ops.aggregate_nms_topk(maps)
-            options = {"joint_order": range(5), "max_persons": 100}
-            if watched.of(peaks, options):
-                official = ops.group(peaks, official=True, **options)
-                np.testing.assert_array_equal(ops.group(peaks, **options).persons, official.persons)
-                compared += len(official.persons) > 1
-    assert compared >= 10
+            peaks = reference.aggregate_nms_topk(maps)
+            options = {"joint_order": list(range(5)), "max_persons": 100}
+            persons = unique_persons(peaks, options)
+            if persons is not None and len(persons) > 1:
+                cases.append((peaks, options, persons))
+    return cases
+
+
+def test_the_default_gives_the_official_persons_of_random_scenes(
+    ops: Kernels, unique_cases: list[Case]
+) -> None:
+    assert len(unique_cases) >= 200
+    assert sum(options.get("use_detection_val", True) for _, options, _ in unique_cases) >= 100
+    assert_default_is_official(ops, unique_cases)

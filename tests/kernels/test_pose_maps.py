@@ -58,6 +58,26 @@ def test_any_scene(ops: Kernels, maps: PoseMaps) -> None:
     check(ops, maps)
 
 
+def test_one_joint(ops: Kernels) -> None:
+    for layout in LAYOUTS.values():
+        check(ops, make_scene(layout, joints=1))
+
+
+def test_a_hundred_people(ops: Kernels) -> None:
+    maps = make_scene(Layout((384, 512), (((96, 128), (192, 256)),), ((0,),)), people=100, joints=3, seed=1)
+    peaks = ops.aggregate_nms_topk(maps, top=120)
+    assert_same_peaks(peaks, reference.aggregate_nms_topk(maps, top=120))
+    assert (peaks.count > 60).all()
+    options = {"joint_order": range(3), "max_persons": 120}
+    persons, truncated = ops.group(peaks, **options)
+    np.testing.assert_array_equal(persons, reference.group(peaks, **options).persons)
+    assert len(persons) >= 90
+    assert not truncated
+    adjusted = ops.adjust(maps, persons)
+    np.testing.assert_array_equal(adjusted, reference.adjust(maps, persons))
+    np.testing.assert_array_equal(ops.refine(maps, adjusted), reference.refine(maps, adjusted))
+
+
 def test_the_resize_is_that_of_torch() -> None:
     torch = pytest.importorskip("torch", reason='needs PyTorch: pip install "edgepose[training]"')
     for layout in LAYOUTS.values():
