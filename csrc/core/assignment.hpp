@@ -1,4 +1,4 @@
-// Assignment of rows to columns at least total cost, as edgepose/kernels/reference_bottomup.py specifies it.
+// Assignment of rows to columns at least total cost, as edgepose/kernels/reference_grouping.py specifies it.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// Peaks put together to persons.
+// Peaks put together to persons, as edgepose/kernels/reference_grouping.py specifies it.
 #pragma once
 
 #include "kernels.hpp"

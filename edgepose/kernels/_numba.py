@@ -13,7 +13,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """Compile without the interpreter's lock, cached on disk where there is a place for it."""
+    """Compile without the interpreter's lock, cached on disk where there is a place for it.
+
+    The cache notices a change of the function's own file only. So functions that call one another stand in
+    one file, however long; after a change of a constant that another file defines, run ``make clean``, or
+    delete ``edgepose/kernels/__pycache__``.
+    """
     try:
         result: Any = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # numba found no place to cache in

@@ -1,4 +1,4 @@
-"""`group`, compiled by numba: the same contract as `edgepose.kernels.reference_bottomup`."""
+"""`group`, compiled by numba: the same contract as `edgepose.kernels.reference_grouping`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgepose.kernels import pose_maps
 from edgepose.kernels._numba import compiled
 from edgepose.kernels.pose_maps import Groups, Peaks
-from edgepose.kernels.reference_bottomup import FIXED_POINT, MAX_DISTANCE, MAX_SCORE, UNREAL_COST
+from edgepose.kernels.reference_grouping import FIXED_POINT, MAX_DISTANCE, MAX_SCORE, UNREAL_COST
 
 __all__ = ["group"]
 
@@ -23,7 +23,7 @@ Array = NDArray[np.float32]
 def _optimal(
     primary: NDArray[np.int64], secondary: NDArray[np.int64], rows: int, columns: int, transposed: bool
 ) -> NDArray[np.int64]:
-    """Column of each row, as `reference_bottomup.optimal_assignment` finds it; rows <= columns."""
+    """Column of each row, as `reference_grouping.optimal_assignment` finds it; rows <= columns."""
     row_p, row_s = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
     column_p, column_s = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
     near_p, near_s = np.empty(columns, np.int64), np.empty(columns, np.int64)
@@ -79,7 +79,7 @@ def _optimal(
 
 @compiled
 def _munkres(c: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Column of each row of a square matrix, as `reference_bottomup.munkres_assignment` finds it."""
+    """Column of each row of a square matrix, as `reference_grouping.munkres_assignment` finds it."""
     n = len(c)
     star_of_row, star_of_column, prime_of_row = np.full(n, -1), np.full(n, -1), np.empty(n, np.int64)
     row_covered, column_covered = np.empty(n, np.bool_), np.empty(n, np.bool_)
@@ -254,7 +254,7 @@ def group(
     max_persons: int = 30,
     official: bool = False,
 ) -> Groups:
-    """See `edgepose.kernels.reference_bottomup.group`."""
+    """See `edgepose.kernels.reference_grouping.group`."""
     peaks = pose_maps.check_peaks(peaks)
     order = pose_maps.check_joint_order(joint_order, len(peaks.scores))
     options: Any = pose_maps.check_group_options(

@@ -1,7 +1,7 @@
 """The kernels in plain numpy: the specification that every other implementation must meet.
 
 Those of bottom-up networks stand, with conventions of their own, in
-`edgepose.kernels.reference_bottomup`.
+`edgepose.kernels.reference_bottomup` and `edgepose.kernels.reference_grouping`.
 
 Conventions of all map kernels:
 
@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 
 from edgepose.kernels import _checks
 from edgepose.kernels._checks import Maps
-from edgepose.kernels.reference_bottomup import adjust, aggregate, aggregate_nms_topk, group, refine
+from edgepose.kernels.reference_bottomup import adjust, aggregate, aggregate_nms_topk, refine
+from edgepose.kernels.reference_grouping import group
 
 __all__ = [
     "adjust",

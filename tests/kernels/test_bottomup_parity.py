@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scenes import LAYOUTS, make_peaks, make_scene
 
-from edgepose.kernels import Kernels, MapPass, Peaks, PoseMaps, reference, reference_bottomup
+from edgepose.kernels import Kernels, MapPass, Peaks, PoseMaps, reference, reference_grouping
 from edgepose.skeleton import coco17
 
 FACE_TO_ANKLES = (0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13, 14, 15, 16)
@@ -150,7 +150,7 @@ def unique_persons(peaks: Peaks, options: dict[str, Any]) -> np.ndarray | None:
         "scipy.optimize", reason='needs SciPy: pip install "edgepose[training]"'
     ).linear_sum_assignment
     unique = True
-    official_pairs = reference_bottomup._official_pairs
+    official_pairs = reference_grouping._official_pairs
 
     def watch(distance: np.ndarray, scores: np.ndarray, value: bool) -> list[tuple[int, int]]:
         nonlocal unique
@@ -164,7 +164,7 @@ def unique_persons(peaks: Peaks, options: dict[str, Any]) -> np.ndarray | None:
         return pairs
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference_bottomup, "_official_pairs", watch)
+        patch.setattr(reference_grouping, "_official_pairs", watch)
         persons = reference.group(peaks, official=True, **options).persons
     apart = reference.group(peaks, **options).persons
     order = np.array(options["joint_order"])

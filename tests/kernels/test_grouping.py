@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scenes import all_peaks, make_peaks
 
 from edgepose.kernels import Groups, Kernels, Peaks, reference
-from edgepose.kernels.reference_bottomup import munkres_assignment, optimal_assignment
+from edgepose.kernels.reference_grouping import munkres_assignment, optimal_assignment
 
 
 def peaks_of(tags: list[list[float]], scores: list[list[float]] | None = None) -> Peaks:
