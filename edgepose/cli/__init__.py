@@ -1,4 +1,4 @@
-"""The command line: ``edgepose predict`` and ``edgepose info``.
+"""The command line: one verb a module of this package.
 
 Exit codes: 0 done; 1 ran and failed, in whole or in part; 2 wrong usage; 130 interrupted.
 """
@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from edgepose import __version__
-from edgepose.cli import info, predict
+from edgepose.cli import doctor, info, predict
 from edgepose.errors import EdgePoseError
 
 __all__ = ["main"]
 
-VERBS = (predict, info)
+VERBS = (predict, info, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

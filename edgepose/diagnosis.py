@@ -1,0 +1,249 @@
+"""What a machine offers to edgepose: versions, processor, devices, runtimes, kernels; and what is wrong."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import edgepose
+from edgepose import kernels
+from edgepose.backends.base import default_threads
+
+__all__ = ["examine"]
+
+PACKAGES = (
+    "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "pycuda", "numba", "onnx", "onnxslim"
+)  # fmt: skip
+"""Distributions whose versions matter, besides those of OpenCV."""
+
+CPU_FEATURES = {
+    "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni",
+    "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
+}  # fmt: skip
+"""Flags of the processor that decide which code can run, as Linux spells them."""
+
+CPU_INFO = Path("/proc/cpuinfo")
+MEMORY_INFO = Path("/proc/meminfo")
+TEGRA_RELEASE = Path("/etc/nv_tegra_release")
+DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
+
+Section = dict[str, Any]
+
+
+def examine() -> dict[str, Any]:
+    """Examine the machine; nothing is changed, and a part that cannot be examined says so.
+
+    Returns:
+        JSON-ready sections: ``edgepose``, ``system``, ``cpu``, ``packages`` (versions, None where not
+        installed), ``opencv``, ``onnxruntime``, ``openvino``, ``gpu``, ``jetson`` (None elsewhere),
+        ``kernels`` (`edgepose.kernels.Kernels.status`) and ``problems``: each with its ``level``
+        (``"error"``: the packaged models cannot run; ``"warning"``), what was ``found``, and ``advice``.
+    """
+    report: dict[str, Any] = {
+        "edgepose": {"version": edgepose.__version__, "path": str(Path(edgepose.__file__).parent)},
+        "system": _system(),
+        "cpu": _cpu(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "opencv": _opencv(),
+        "onnxruntime": _onnxruntime(),
+        "openvino": _openvino(),
+        "gpu": _gpu(),
+        "jetson": _jetson(),
+        "kernels": _kernels(),
+    }
+    report["problems"] = _problems(report)
+    return report
+
+
+def _system() -> Section:
+    libc, version = platform.libc_ver()
+    return {
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "libc": f"{libc} {version}".strip() or None,
+    }
+
+
+def _cpu() -> Section:
+    fields: dict[str, str] = {}
+    for line in _read(CPU_INFO).splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(name.strip(), value.strip())
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    memory = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(MEMORY_INFO), re.MULTILINE))
+    return {
+        "model": fields.get("model name") or fields.get("Hardware") or platform.processor() or "unknown",
+        "cores": os.cpu_count(),
+        "usable_threads": default_threads(),
+        "features": sorted(flags & CPU_FEATURES),
+        "memory_gb": round(int(memory["MemTotal"]) / 2**20, 1) if "MemTotal" in memory else None,
+        "available_gb": round(int(memory["MemAvailable"]) / 2**20, 1) if "MemAvailable" in memory else None,
+    }
+
+
+def _opencv() -> Section:
+    found = _loaded("cv2")
+    section: Section = {
+        "version": getattr(found, "__version__", None),
+        "distributions": sorted(_providers("cv2")),
+        "gstreamer": None,
+        "error": found if isinstance(found, str) else None,
+    }
+    if hasattr(found, "getBuildInformation"):
+        line = re.search(r"GStreamer:\s+(\S+)", found.getBuildInformation())
+        section["gstreamer"] = bool(line and line[1] == "YES")
+    return section
+
+
+def _onnxruntime() -> Section:
+    found = _loaded("onnxruntime")
+    usable = hasattr(found, "get_available_providers")
+    return {
+        "version": getattr(found, "__version__", None),
+        "distributions": sorted(_providers("onnxruntime")),
+        "providers": list(found.get_available_providers()) if usable else [],
+        "error": found if isinstance(found, str) else None,
+    }
+
+
+def _openvino() -> Section:
+    found = _loaded("openvino")
+    section: Section = {"version": getattr(found, "__version__", None), "devices": [], "error": None}
+    if isinstance(found, str):
+        section["error"] = found
+        return section
+    try:
+        core = found.Core()
+        section["devices"] = [f"{name}: {core.get_property(name, 'FULL_DEVICE_NAME')}" for name in
+                              core.available_devices]  # fmt: skip
+    except Exception as error:  # a broken driver can raise anything
+        section["error"] = _said(error)
+    return section
+
+
+def _gpu() -> Section:
+    query = ("name", "driver_version", "compute_cap", "memory.total")
+    lines = _run("nvidia-smi", f"--query-gpu={','.join(query)}", "--format=csv,noheader")
+    if lines is None:
+        return {"devices": []}
+    rows = [[value.strip() for value in line.split(",")] for line in lines.splitlines()]
+    return {"devices": [dict(zip(query, row, strict=True)) for row in rows if len(row) == len(query)]}
+
+
+def _jetson() -> Section | None:
+    model = _read(DEVICE_TREE_MODEL).strip("\0\n ")
+    release = _read(TEGRA_RELEASE).splitlines()
+    if not release and "jetson" not in model.lower():
+        return None
+    l4t = re.search(r"R(\d+).*REVISION:\s*([\d.]+)", release[0]) if release else None
+    packages = {
+        name: _run("dpkg-query", "-W", "-f=${Version}", name) for name in ("nvidia-jetpack", "tensorrt")
+    }
+    power = re.search(r"NV Power Mode:\s*(.+)", _run("nvpmodel", "-q") or "")
+    return {
+        "model": model or None,
+        "l4t": f"{l4t[1]}.{l4t[2]}" if l4t else None,
+        "jetpack": packages["nvidia-jetpack"],
+        "tensorrt": packages["tensorrt"],
+        "power_mode": power[1].strip() if power else None,
+    }
+
+
+def _kernels() -> Section:
+    try:
+        return {"ops": kernels.get(os.environ.get("EDGEPOSE_KERNELS", "auto")).status(), "error": None}
+    except edgepose.EdgePoseError as error:
+        return {"ops": {}, "error": str(error)}
+
+
+def _problems(report: dict[str, Any]) -> list[dict[str, str]]:
+    problems: list[dict[str, str]] = []
+
+    def note(level: str, found: str, advice: str) -> None:
+        problems.append({"level": level, "found": found, "advice": advice})
+
+    for name, extra in (("opencv", "cpu"), ("onnxruntime", "cpu")):
+        if report[name]["error"]:
+            note(
+                "error", f"{name} does not load: {report[name]['error']}", f'pip install "edgepose[{extra}]"'
+            )
+    opencv = report["opencv"]["distributions"]
+    if len(opencv) > 1:
+        note(
+            "warning",
+            f"several distributions install cv2 over one another: {', '.join(opencv)}",
+            f"pip uninstall -y {' '.join(opencv)}, then install the one that you want",
+        )
+    runtimes = report["onnxruntime"]["distributions"]
+    if len(runtimes) > 1:
+        note(
+            "warning",
+            f"several distributions install onnxruntime over one another: {', '.join(runtimes)}",
+            f"pip uninstall -y {' '.join(runtimes)}, then install onnxruntime-gpu or onnxruntime",
+        )
+    if report["gpu"]["devices"] and report["onnxruntime"]["version"]:
+        providers = report["onnxruntime"]["providers"]
+        if "CUDAExecutionProvider" not in providers:
+            note(
+                "warning",
+                f"there is a GPU, but this onnxruntime offers {', '.join(providers)}",
+                "install onnxruntime-gpu in its place to use the GPU",
+            )
+    broken = report["openvino"]["error"]
+    if broken and report["packages"]["openvino"]:
+        note("warning", f"openvino is installed and does not work: {broken}", "pip install -U openvino")
+    if report["kernels"]["error"]:
+        note("error", report["kernels"]["error"], "unset EDGEPOSE_KERNELS")
+    reasons = {status["reason"] for status in report["kernels"]["ops"].values() if status["reason"]}
+    for reason in sorted(reasons):
+        note("warning", f"kernels run slower than they could: {reason}", "see `edgepose doctor`, kernels")
+    return problems
+
+
+def _loaded(module: str) -> Any:
+    """The module, or why it does not load."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # a broken binary can raise anything
+        return _said(error)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _providers(module: str) -> set[str]:
+    """Distributions that install a module."""
+    return set(metadata.packages_distributions().get(module, ()))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _run(*command: str) -> str | None:
+    """What a program prints, or None where it is missing or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _said(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
