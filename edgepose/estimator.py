@@ -123,8 +123,9 @@ class Estimator:
         detector: finds the persons for a top-down model in calls without ``boxes=``: a callable that
             takes a BGR uint8 picture and returns person boxes, (n, 4) xyxy or (n, 5) with a score; or a
             bottom-up model, by name (``"multi"``), path or as an `Estimator` of its own. Without it the
-            whole picture is taken as the box of one person. A model given by name or path is closed
-            with this estimator.
+            whole picture is taken as the box of one person. A model given by name or path runs with the
+            device, threads, kernels, score threshold and limit on persons given here, fills no missing
+            joints, and is closed with this estimator.
         score_threshold: persons with a lower score are dropped; None: 0.3, or 0.1 where a bottom-up
             model finds them. Persons that the caller gives by ``boxes=``, and the one of the whole
             picture, are always returned.
@@ -245,8 +246,10 @@ class Estimator:
         """The detector as a callable; a model's file is opened with this estimator's options."""
         if isinstance(detector, str):
             _check_finder(read_model_spec(Path(detector)))
-            shared = {name: self._options[name] for name in ("device", "max_persons", "threads", "kernels")}
-            detector = self._own_finder = type(self)(detector, **shared)
+            names = ("device", "score_threshold", "max_persons", "threads", "kernels")
+            shared = {name: self._options[name] for name in names}
+            # Joints filled by refine may be a neighbour's, and a box must not reach there.
+            detector = self._own_finder = type(self)(detector, refine=False, **shared)
         if isinstance(detector, Estimator):
             _check_finder(detector.info.spec)
             return PersonFinder(detector)
@@ -340,6 +343,10 @@ class Estimator:
         box = None if self._top_down is None else np.array([[0, 0, width, height]], np.float32)
         for _ in range(runs):
             self(picture, boxes=box)
+        if self._bottom_up is not None:
+            with self._lock:
+                self._check_usable()
+                self._bottom_up.warmup(picture)
         if self._own_finder is not None:
             self._own_finder.warmup(runs)
 

@@ -71,7 +71,8 @@ class Grouping:
         detection_threshold: peaks must be higher.
         tag_threshold: a joint joins a person only if its tag lies nearer than this.
         window: side of the square in which a peak must be the largest pixel, odd.
-        max_people: peaks taken per joint, and persons that a joint is compared with.
+        max_people: peaks taken per joint, and persons that a joint is compared with; an estimator's
+            `max_persons` counts in its place where it is larger, except in the official grouping.
         joint_order: joint indices in the order in which they are grouped; empty: `ModelSpec` puts
             `default_joint_order` in its place.
         use_detection_val: prefer the higher peak where tags lie equally near.
@@ -120,8 +121,8 @@ class ModelSpec:
         task: ``"topdown"`` (one person per crop) or ``"bottomup"`` (all people of the picture).
         skeleton: the joints in the order of the heatmap channels.
         input_size: (height, width) of the network's input in pixels. A bottom-up model's is square:
-            the length to which the shorter side of a picture is resized; the other follows from the
-            picture (see `edgepose.pipeline.bottomup`).
+            the length to which the shorter side of a picture is resized, rounded up to a multiple of 64;
+            the other follows from the picture (see `edgepose.pipeline.bottomup`).
         color: channel order that the network was trained with.
         mean, std: per channel position, applied to value / 255.
         padding: factor by which a person box is enlarged before cropping. The whole picture,

@@ -317,6 +317,22 @@ class TestFinder:
         with Estimator(single, detector=finder, score_threshold=0.3, kernels="numpy") as estimator:
             assert len(estimator(picture)) == 0
 
+    def test_the_threshold_and_no_refining_reach_it(self, single: Path, tmp_path: Path) -> None:
+        spec = people_spec(skeleton=CROSS, grouping=Grouping(refine=True))
+        finder = people_model(tmp_path / "refining.onnx", spec, joints=3, tag_maps=1)
+        found, faint = (
+            people_picture(SIZE, [person], peaks=[peak])
+            for person, peak in (([None, FIRST[1]], 0.25), ([FIRST[0], None], 0.08))
+        )
+        picture = np.maximum(found, faint)
+        with Estimator(finder, score_threshold=0, kernels="numpy") as refining:
+            assert np.isfinite(refining(picture).keypoints).all()
+        for threshold, missing in ((0, [[True, False, True]]), (None, [])):
+            with Estimator(single, detector=finder, score_threshold=threshold, kernels="numpy") as estimator:
+                own = estimator._own_finder
+                assert own is not None
+                assert np.isnan(own(picture).keypoints[:, :, 0]).tolist() == missing
+
     def test_top_down_models_find_nobody(self, single: Path) -> None:
         with pytest.raises(InvalidInputError, match="'colors' is a top-down model"):
             Estimator(single, detector=single)

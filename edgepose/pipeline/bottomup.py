@@ -4,8 +4,8 @@ Source: HigherHRNet (Cheng et al. 2020) with the grouping of associative embeddi
 The steps are those of its official test code: resize, network (also mirrored, also at other scales),
 aggregate, peaks, group, adjust, score, refine, and back to the picture.
 
-Resize rule: the shorter side of the picture becomes `ModelSpec.input_size`, the longer one is rounded
-up to a multiple of 64; the picture is not stretched, so that a black border fills the rest. A picture
+Resize rule: the shorter side of the picture becomes `ModelSpec.input_size`, and both are rounded up to
+multiples of 64; the picture is not stretched, so that a black border fills the rest. A picture
 longer than `MAX_ASPECT` times its width is taken with a border along its sides.
 """
 
@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +78,7 @@ def input_region(
 
     Args:
         height, width: of the picture.
-        input_size: what the shorter side becomes at scale 1.
+        input_size: what the shorter side becomes at scale 1, rounded up to a multiple of 64.
         scale: of this run, relative to `input_size`.
         smallest: the smallest scale of the call, at which sizes are rounded to multiples of 64.
     """
@@ -139,7 +140,7 @@ def map_pass(outputs: Outputs, index: int, joints: int, *, flipped: bool, tags: 
         tags: take the tags as well.
 
     Raises:
-        ModelFormatError: an output is missing or has the wrong shape or type.
+        ModelFormatError: an output is missing, has the wrong shape or type, or stands in the wrong place.
     """
     heatmaps: list[NDArray[Any]] = []
     tag_maps: list[NDArray[Any]] = []
@@ -166,6 +167,12 @@ def map_pass(outputs: Outputs, index: int, joints: int, *, flipped: bool, tags: 
         raise ModelFormatError(
             f"the network gives no {'tags' if heatmaps else 'heatmaps'}; found outputs {sorted(outputs)}; "
             "export a bottom-up model with outputs 'heatmaps', 'heatmaps_high' and 'tags'"
+        )
+    sizes = [maps.shape[1:] for maps in heatmaps]
+    if any(before[0] > after[0] or before[1] > after[1] for before, after in pairwise(sizes)):
+        raise ModelFormatError(
+            f"the network's heatmaps stand in the wrong order; found (height, width) {sizes}, expected "
+            "rising sizes; export the model again"
         )
     return MapPass(tuple(heatmaps), tuple(tag_maps) if tags else (), flipped)
 
@@ -316,17 +323,32 @@ class BottomUp:
             stacks = self.run_maps(images[part], plans[part], times)
             clock = time.perf_counter()
             for maps, regions in zip(stacks, plans[part], strict=True):
-                decoded = decode_maps(
-                    maps,
-                    self._kernels,
-                    self._grouping,
-                    refine=self._refine,
-                    official=self._official,
-                    max_persons=self._max_persons,
-                )
-                poses.append(to_picture(decoded, regions[-1], maps.size))
+                poses.append(to_picture(self._decode(maps), regions[-1], maps.size))
             lap(times, "postprocess", clock)
         return poses, times
+
+    def warmup(self, image: NDArray[np.uint8]) -> None:
+        """Take all steps for a picture and for a joint made up in it, without which the last are left out."""
+        plan = self.regions(*image.shape[:2])
+        (maps,) = self.run_maps([image], [plan])
+        passes = []
+        peak = 10 * (1 + self._grouping.detection_threshold)
+        for found in maps.passes:
+            heatmaps = tuple(np.zeros_like(item) for item in found.heatmaps)
+            for item in heatmaps:
+                item[0, item.shape[1] // 2, item.shape[2] // 2] = peak
+            passes.append(replace(found, heatmaps=heatmaps))
+        to_picture(self._decode(replace(maps, passes=tuple(passes))), plan[-1], maps.size)
+
+    def _decode(self, maps: PoseMaps) -> Decoded:
+        return decode_maps(
+            maps,
+            self._kernels,
+            self._grouping,
+            refine=self._refine,
+            official=self._official,
+            max_persons=self._max_persons,
+        )
 
     def regions(self, height: int, width: int) -> list[Region]:
         """The regions of a picture, in the order of the runs: by falling scale."""
@@ -414,19 +436,19 @@ def check_scales(scales: Sequence[float], fixed_size: tuple[int, int] | None = N
     """
     found: tuple[float, ...] = ()
     try:
-        values = np.asarray(scales, np.float64)
+        values = np.asarray(scales)
     except (TypeError, ValueError):
         values = np.zeros(())
-    if values.ndim == 1:
-        found = tuple(sorted(values.tolist(), reverse=True))
+    if values.ndim == 1 and values.dtype.kind in "iuf":
+        found = tuple(sorted(map(float, values), reverse=True))
     wanted = ""
     if not found or not all(MIN_SCALE <= scale <= MAX_SCALE for scale in found):
-        wanted = f"numbers from {MIN_SCALE} to {MAX_SCALE}, for instance (0.5, 1, 2)"
+        wanted = f"numbers from {MIN_SCALE:g} to {MAX_SCALE:g}, for instance (0.5, 1, 2)"
     elif len(set(found)) < len(found):
         wanted = "each scale once"
     elif len(found) > 1 and 1 not in found:
         wanted = "1 among several scales: the tags are taken there"
-    elif any(scale * 2 / found[-1] % 1 for scale in found):
+    elif any(abs(half - round(half)) > 1e-6 for half in (2 * scale / found[-1] for scale in found)):
         wanted = "scales that are multiples of half the smallest, so that the network can take the sizes"
     elif fixed_size is not None and found != (1.0,):
         wanted = f"(1,): this model takes pictures of {fixed_size[1]}x{fixed_size[0]} alone"

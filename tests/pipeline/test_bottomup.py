@@ -71,7 +71,9 @@ class TestRegions:
             assert (found.size, found.center) == ((h_r, w_r), tuple(center))
             np.testing.assert_allclose(found.extent, np.array(extent) * 200, rtol=1e-12)
 
-    @pytest.mark.parametrize("scales", [(0.5, 1, 2), (0.75, 1.125), (0.3,), (0.25, 0.375, 4), (1, 1.5)])
+    @pytest.mark.parametrize(
+        "scales", [(0.5, 1, 2), (0.75, 1.125), (0.3,), (0.4, 0.6, 1), (0.25, 0.375, 4), (1, 1.5)]
+    )
     @pytest.mark.parametrize("size", [(427, 640), (640, 427), (100, 100), (51, 513), (1, 1)])
     def test_sizes_suit_a_network(self, size: tuple[int, int], scales: tuple[float, ...]) -> None:
         for scale in scales:
@@ -313,6 +315,22 @@ def test_the_number_of_persons_is_bounded(limit: int | None, found: int, truncat
     assert (len(poses), poses.truncated) == (found, truncated)
 
 
+@pytest.mark.parametrize("refine", [False, True])
+def test_warming_up_takes_all_steps(monkeypatch: pytest.MonkeyPatch, refine: bool) -> None:
+    persons = []
+    for name in ("adjust", "refine"):
+        original = getattr(KERNELS, name)
+
+        def spy(maps: PoseMaps, found: np.ndarray, original: Any = original) -> np.ndarray:
+            persons.append(len(found))
+            return original(maps, found)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(KERNELS, name, spy)
+    pipeline(refine=refine, flip_test=True, scales=(0.5, 1)).warmup(np.zeros((100, 150, 3), np.uint8))
+    assert len(persons) == 1 + refine
+    assert min(persons) > 0
+
+
 def test_nobody() -> None:
     for options in ({}, {"refine": True, "official": True, "flip_test": True, "scales": (0.5, 1, 2)}):
         (poses,), _ = pipeline(**options)([np.zeros((100, 150, 3), np.uint8)])
@@ -408,6 +426,11 @@ def test_the_official_layout_gets_names() -> None:
         ({"tags": np.zeros((1, 2, 8, 8))}, "float64"),
         ({"heatmaps_high": np.zeros((1, 2, 8), np.float32)}, r"\(1, 2, 8\)"),
         ({"heatmaps_high": np.zeros((1, 2, 0, 8), np.float32)}, r"\(1, 2, 0, 8\)"),
+        (
+            {"heatmaps_high": np.zeros((1, 2, 4, 4), np.float32)},
+            r"found .* \[\(8, 8\), \(4, 4\)\], expected rising",
+        ),
+        ({"heatmaps_high": np.zeros((1, 2, 4, 16), np.float32)}, "wrong order"),
     ],
 )
 def test_outputs_that_do_not_fit(changes: dict[str, Any], words: str) -> None:
@@ -426,6 +449,9 @@ def test_outputs_that_do_not_fit(changes: dict[str, Any], words: str) -> None:
         ((float("nan"), 1), "numbers from 0.25"),
         ("big", "numbers from 0.25"),
         ("12", "numbers from 0.25"),
+        (["0.5", "1"], "numbers from 0.25 to 4,"),
+        ([True], "numbers from 0.25"),
+        ([[1.0]], "numbers from 0.25"),
         (2, "numbers from 0.25"),
         ((1, 1), "each scale once"),
         ((0.5, 2), "1 among several"),
@@ -440,6 +466,9 @@ def test_unusable_scales(scales: Any, words: str) -> None:
 def test_scales_and_fixed_sizes() -> None:
     assert check_scales([0.5, 1, 2]) == (2.0, 1.0, 0.5)
     assert check_scales((0.5,)) == (0.5,)
+    # 0.6 * 2 / 0.4 is 3 but for rounding.
+    assert check_scales((0.4, 0.6, 1)) == (1.0, 0.6, 0.4)
+    assert check_scales(np.array([1, 2])) == (2.0, 1.0)
     assert check_scales((1.0,), (128, 128)) == (1.0,)
     with pytest.raises(InvalidInputError, match="192x128 alone"):
         pipeline(fixed_size=(128, 192), scales=(0.5, 1))
