@@ -83,6 +83,12 @@ def add_parser(verbs: Any) -> None:
         help="lowest score of a person that is found (default: 0.3, of bottom-up models 0.1)",
     )
     parser.add_argument(
+        "--max-persons",
+        type=_positive,
+        metavar="N",
+        help="at most so many persons that are found, the best (default: 30)",
+    )
+    parser.add_argument(
         "--nms",
         type=_share,
         metavar="SIMILARITY",
@@ -169,6 +175,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     options = {
         "detector": arguments.detector,
         "score_threshold": arguments.score_threshold,
+        "max_persons": arguments.max_persons,
         "nms_threshold": arguments.nms,
         "scales": arguments.scales,
         "refine": arguments.refine,
@@ -253,6 +260,8 @@ class _Report:
         """Print one result."""
         height, width = result.image_size
         persons = "1 person" if len(result) == 1 else f"{len(result)} persons"
+        if result.truncated:
+            persons += ", maybe more: a limit was hit, see --max-persons"
         line = f"{result.source}  {width}x{height}  {persons}"
         if not self._single:
             scores = " ".join(f"{person.score:.2f}" for person in result)
@@ -361,11 +370,13 @@ def _share(text: str) -> float:
 
 def _scales(text: str) -> tuple[float, ...]:
     try:
-        return check_scales([float(part) for part in text.split(",")])
-    except (ValueError, InvalidInputError):
-        raise argparse.ArgumentTypeError(
-            f"found {text!r}; give multiples of half the smallest, 1 among them, for instance 0.5,1,2"
-        ) from None
+        scales = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}; give numbers, for instance 0.5,1,2") from None
+    try:
+        return check_scales(scales)
+    except InvalidInputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:

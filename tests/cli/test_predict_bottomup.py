@@ -102,6 +102,7 @@ def test_options_reach_the_estimator(model: str, monkeypatch: pytest.MonkeyPatch
         (["--scales", "0.5,1,2"], {"scales": (2.0, 1.0, 0.5)}),
         (["--nms", "0"], {"nms_threshold": 0.0}),
         (["--score-threshold", "0.5"], {"score_threshold": 0.5}),
+        (["--max-persons", "7"], {"max_persons": 7}),
         ([], {}),
     ):
         assert main([*command, *words]) == 0
@@ -122,6 +123,12 @@ def test_refine_and_threshold_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert present() == present("--refine") == [False, True]
     assert present("--no-refine") == [False, False]
     assert present("--score-threshold", "0.35") == [False]
+
+
+def test_a_limit_that_was_hit_is_told(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for limit, line in (("1", "1 person, maybe more: a limit was hit"), ("3", "2 persons\n")):
+        assert main(["predict", "people.png", "--model", model, "--max-persons", limit]) == 0
+        assert line in capsys.readouterr().out
 
 
 def test_a_detector(capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,6 +167,9 @@ def test_failures_are_one_line(
     [
         ["--scales", "0.5,2"],
         ["--scales", "big"],
+        ["--scales", "0.1,1"],
+        ["--scales", ""],
+        ["--max-persons", "0"],
         ["--nms", "2"],
         ["--nms", "nan"],
         ["--score-threshold", "high"],
