@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgepose.spec import ModelSpec
 
-__all__ = ["HEATMAPS", "INPUT", "TAGS", "Backend", "default_threads", "wanted_outputs"]
+__all__ = ["HEATMAPS", "INPUT", "TAGS", "Backend", "channels_fit", "default_threads", "wanted_outputs"]
 
 INPUT = "image"
 HEATMAPS = "heatmaps"
@@ -62,6 +62,13 @@ def wanted_outputs(spec: ModelSpec, names: Sequence[str]) -> list[str]:
     wanted = [name for name in names if name.startswith((HEATMAPS, TAGS))]
     complete = all(any(name.startswith(kind) for name in wanted) for kind in (HEATMAPS, TAGS))
     return wanted if complete else []
+
+
+def channels_fit(output: str, channels: int, joints: int) -> bool:
+    """Whether an output may have so many channels: heatmaps one per joint, tags also 1 or a multiple."""
+    if output.startswith(TAGS):
+        return channels == 1 or (channels > 0 and channels % joints == 0)
+    return channels == joints
 
 
 def default_threads() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.backends.base import HEATMAPS, INPUT, TAGS, default_threads, wanted_outputs
+from edgepose.backends.base import HEATMAPS, INPUT, TAGS, channels_fit, default_threads, wanted_outputs
 from edgepose.backends.onnx_metadata import read_spec
 from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelFormatError
 from edgepose.optional import require
@@ -125,12 +125,9 @@ class OnnxRuntimeBackend:
         joints = len(self.spec.skeleton)
         for name in self._outputs:
             output = outputs[name]
-            fits = _fits(output.shape, [None, joints, ..., ...])
-            if name.startswith(TAGS) and not fits:
-                channels = output.shape[1] if len(output.shape) == 4 else 0
-                fits = _fits(output.shape, [None, ..., ..., ...]) and (
-                    channels == 1 or (channels > 0 and channels % joints == 0)
-                )
+            fits = _fits(output.shape, [None, ..., ..., ...])
+            if fits and isinstance(output.shape[1], int):
+                fits = channels_fit(name, output.shape[1], joints)
             if output.type not in ("tensor(float)", "tensor(float16)") or not fits:
                 raise ModelFormatError(
                     f"cannot run {path}; its {name} are {output.type} {output.shape}, its ModelSpec has "

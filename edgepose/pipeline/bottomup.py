@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepose.backends.base import HEATMAPS, TAGS, channels_fit
 from edgepose.errors import InvalidInputError, ModelFormatError
 from edgepose.kernels import Kernels
 from edgepose.kernels.pose_maps import MAX_PERSONS, MapPass, PoseMaps
@@ -145,14 +146,15 @@ def map_pass(outputs: Outputs, index: int, joints: int, *, flipped: bool, tags: 
     heatmaps: list[NDArray[Any]] = []
     tag_maps: list[NDArray[Any]] = []
     for name, output in outputs.items():
-        if not name.startswith(("heatmaps", "tags")):
+        if not name.startswith((HEATMAPS, TAGS)):
             continue
-        is_tags = name.startswith("tags")
+        is_tags = name.startswith(TAGS)
         channels = output.shape[1] if output.ndim == 4 else 0
-        fits = channels == joints or (
-            is_tags and (channels == 1 or (channels > 0 and channels % joints == 0))
-        )
-        if not fits or not min(output.shape[2:]) or output.dtype not in (np.float32, np.float16):
+        if (
+            not channels_fit(name, channels, joints)
+            or not min(output.shape[2:])
+            or output.dtype not in (np.float32, np.float16)
+        ):
             wanted = f"1, {joints} or a multiple of it" if is_tags else str(joints)
             raise ModelFormatError(
                 f"the network's output {name!r} does not fit; found {output.dtype} {output.shape}, expected "
