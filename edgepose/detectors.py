@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepose.pipeline.bottomup import keypoint_boxes
 from edgepose.result import PoseResult
 
 __all__ = ["PersonFinder", "person_boxes"]
@@ -39,9 +40,9 @@ class PersonFinder:
 
 
 def person_boxes(result: PoseResult) -> NDArray[np.float32]:
-    """Boxes (n, 5), xyxy and score, around the persons with enough joints, within the picture."""
+    """Boxes (n, 5), xyxy and score, around the joints of the persons that have enough, within the picture."""
     joints = np.isfinite(result.keypoints).all(axis=2).sum(axis=1)
-    boxes = result.boxes
+    boxes = keypoint_boxes(result.keypoints)  # those left by `keypoint_threshold`
     margin = MARGIN * (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)[:, None]
     height, width = result.image_size
     last = np.array([width - 1, height - 1], np.float32)
