@@ -23,6 +23,7 @@ from edgepose import (
     Skeleton,
     Source,
 )
+from edgepose.backends.onnxruntime import OnnxRuntimeBackend
 from edgepose.detectors import MARGIN, PersonFinder, person_boxes
 from edgepose.estimator import ALIASES, resolve_model
 
@@ -117,11 +118,18 @@ class TestChoice:
             assert len(estimator(people_picture(SIZE, [FIRST]))) == 1
             assert len(estimator(people_picture(SIZE, [[None, FIRST[1]]], peaks=[0.2]))) == 0
 
+    def test_a_score_equal_to_the_threshold_is_enough(self, model: Path, estimator: Estimator) -> None:
+        threshold = float(estimator(PICTURE).person_scores[1])
+        with Estimator(model, score_threshold=threshold, kernels="numpy") as chooser:
+            assert len(chooser(PICTURE)) == 2
+
     def test_the_limit_keeps_the_best_and_says_so(self, model: Path) -> None:
         with Estimator(model, max_persons=2, kernels="numpy") as estimator:
             result = estimator(PICTURE)
         assert result.truncated
         np.testing.assert_allclose(result.keypoints - SHIFT, [SECOND, FIRST], atol=0.7)
+        with Estimator(model, max_persons=3, kernels="numpy") as estimator:
+            assert not estimator(PICTURE).truncated
 
     def test_similar_persons_are_suppressed(self, tmp_path: Path) -> None:
         """With spots this close, and joints this vague, both persons are about the same place."""
@@ -147,10 +155,16 @@ class TestChoice:
 class TestOptions:
     """What a bottom-up model does otherwise than the description says."""
 
-    def test_flip_test_and_scales(self, model: Path) -> None:
+    def test_flip_test_and_scales(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        heights = []
+        run = OnnxRuntimeBackend.run
+        monkeypatch.setattr(
+            OnnxRuntimeBackend, "run", lambda self, batch: heights.append(batch.shape[2]) or run(self, batch)
+        )
         with Estimator(model, flip_test=True, scales=(0.5, 1, 2), kernels="numpy") as estimator:
             result = estimator(PICTURE)
             np.testing.assert_allclose(result.keypoints[:2] - SHIFT, [SECOND, FIRST], atol=1.3)
+        assert heights == [256, 256, 128, 128, 64, 64]
 
     def test_refine(self, tmp_path: Path) -> None:
         picture = PICTURE.copy()

@@ -313,6 +313,21 @@ def test_the_number_of_persons_is_bounded(limit: int | None, found: int, truncat
     # One joint each: every peak becomes a person, and only the limit on peaks per joint cuts them.
     (poses,), _ = pipeline(spec=people_spec(grouping=grouping), max_persons=limit)([crowd(16)])
     assert (len(poses), poses.truncated) == (found, truncated)
+    (official,), _ = pipeline(spec=people_spec(grouping=grouping), max_persons=limit, official=True)(
+        [crowd(16)]
+    )
+    assert (len(official), official.truncated) == (4, True)
+
+
+def test_persons_that_are_left_out_are_told() -> None:
+    """Three joints of one kind and three of another, of six persons; no joint has as many as are taken."""
+    grouping = Grouping(refine=False, max_people=4, tag_threshold=0.3)
+    people = [[(20.3 + 30 * i, 40.2), None] for i in range(3)]
+    people += [[None, (20.3 + 30 * i, 90.2)] for i in range(3)]
+    picture = people_picture((128, 128), people, radius=3)
+    for limit, found in ((4, 4), (5, 5), (6, 6), (5000, 6)):
+        (poses,), _ = pipeline(spec=people_spec(grouping=grouping), max_persons=limit)([picture])
+        assert (len(poses), poses.truncated) == (found, found < 6)
 
 
 @pytest.mark.parametrize("refine", [False, True])
