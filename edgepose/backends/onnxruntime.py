@@ -101,7 +101,7 @@ class OnnxRuntimeBackend:
         self._outputs = wanted_outputs(self.spec, list(outputs))
         bottom_up = self.spec.task == "bottomup"
         if set(inputs) != {INPUT} or not self._outputs:
-            expected = [HEATMAPS, f"{HEATMAPS}_high", TAGS] if bottom_up else [HEATMAPS]
+            expected = [HEATMAPS, TAGS] if bottom_up else [HEATMAPS]
             raise ModelFormatError(
                 f"cannot run {path}; found inputs {sorted(inputs)} and outputs {sorted(outputs)}, expected "
                 f"[{INPUT!r}] and {expected}; export it again"

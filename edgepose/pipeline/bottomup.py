@@ -168,7 +168,7 @@ def map_pass(outputs: Outputs, index: int, joints: int, *, flipped: bool, tags: 
     if not heatmaps or not tag_maps:
         raise ModelFormatError(
             f"the network gives no {'tags' if heatmaps else 'heatmaps'}; found outputs {sorted(outputs)}; "
-            "export a bottom-up model with outputs 'heatmaps', 'heatmaps_high' and 'tags'"
+            "export a bottom-up model with outputs 'heatmaps' and 'tags'"
         )
     sizes = [maps.shape[1:] for maps in heatmaps]
     if any(before[0] > after[0] or before[1] > after[1] for before, after in pairwise(sizes)):

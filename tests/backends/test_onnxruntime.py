@@ -164,7 +164,7 @@ class TestBottomUp:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"outputs": ("heatmaps", "heatmaps_high")}, r"expected \['image'\] and .*'tags'"),
+            ({"outputs": ("heatmaps", "heatmaps_high")}, r"expected \['image'\] and \['heatmaps', 'tags'\]"),
             ({"outputs": ("tags",)}, r"outputs \['tags'\], expected"),
             ({"joints": 3}, "its heatmaps are .* 2 joints"),
             ({"tag_maps": 3}, "its tags are .* 2 joints"),
