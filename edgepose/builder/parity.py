@@ -1,0 +1,286 @@
+"""How far an artefact's results lie from its source's, on pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose import kernels
+from edgepose.backends import Backend, open_backend
+from edgepose.errors import InvalidInputError, ParityError
+from edgepose.oks import oks
+from edgepose.pipeline.bottomup import BottomUp, keypoint_boxes
+from edgepose.pipeline.poses import Floats, Poses
+from edgepose.pipeline.topdown import PersonBoxes, TopDown
+from edgepose.spec import ModelSpec
+
+__all__ = ["TOLERANCES", "Parity", "Tolerance", "compare", "compare_backends", "record_batch"]
+
+MATCHED = 0.5
+"""Similarity from which a person of one model counts as found by the other too."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Differences of two models on the same pictures.
+
+    Attributes:
+        pictures: how many were compared.
+        persons: persons that the first model found.
+        heatmap_max: largest difference of a heatmap pixel, as a share of the largest value of the first
+            model's heatmaps.
+        heatmap_rms: root mean square of the difference over that of the first model's heatmaps.
+        keypoint_median, keypoint_p95, keypoint_max: distance of a joint of the two models, in
+            pixels of the network's input.
+        pck: share of the joints that lie within a tenth of the person's longer side of one another.
+        oks: mean object keypoint similarity of the first model's persons to the second's; 0 for
+            persons that the second does not find.
+        lost: persons of the first that the second does not find.
+        added: persons of the second that the first does not find.
+    """
+
+    pictures: int
+    persons: int
+    heatmap_max: float
+    heatmap_rms: float
+    keypoint_median: float
+    keypoint_p95: float
+    keypoint_max: float
+    pck: float
+    oks: float
+    lost: int
+    added: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready figures, rounded to six digits."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {k: v if isinstance(v, int) else float(f"{v:.6g}") for k, v in values.items()}
+
+    def table(self, tolerance: Tolerance | None = None) -> str:
+        """The figures, one a line, with their limits."""
+        limits = {} if tolerance is None else tolerance.limits()
+        lines = []
+        for name, value in self.to_dict().items():
+            limit = limits.get(name)
+            word = "" if limit is None else f"  (at {'most' if limit[0] else 'least'} {limit[1]:g})"
+            lines.append(f"{name:<16} {value:>10.5g}{word}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What an artefact may differ by; the fields are those of `Parity`."""
+
+    heatmap_rms: float
+    keypoint_p95: float
+    pck: float
+    oks: float
+
+    def limits(self) -> dict[str, tuple[bool, float]]:
+        """By figure: whether the limit is an upper one, and the limit."""
+        return {
+            "heatmap_rms": (True, self.heatmap_rms),
+            "keypoint_p95": (True, self.keypoint_p95),
+            "pck": (False, self.pck),
+            "oks": (False, self.oks),
+        }
+
+    def check(self, parity: Parity, name: str) -> None:
+        """Raise `ParityError`, with the table, where a limit is not kept."""
+        broken = []
+        for figure, (upper, limit) in self.limits().items():
+            value = getattr(parity, figure)
+            if not (value <= limit if upper else value >= limit):
+                broken.append(figure)
+        if broken:
+            raise ParityError(
+                f"{name} differs from its source by too much; found {', '.join(broken)} out of bounds on "
+                f"{parity.pictures} pictures; build with higher precision\n{parity.table(self)}"
+            )
+
+
+TOLERANCES = {
+    "fp32": Tolerance(heatmap_rms=1e-4, keypoint_p95=0.02, pck=0.999, oks=0.999),
+    "fp16": Tolerance(heatmap_rms=1e-2, keypoint_p95=0.5, pck=0.99, oks=0.99),
+}
+"""By precision."""
+
+
+def compare(
+    first: Path, second: Path, images: Iterable[NDArray[np.uint8]], *, threads: int | None = None
+) -> Parity:
+    """Run two model files on the same pictures, in the runtime's own steps.
+
+    A top-down model takes each whole picture as a person's box.
+
+    Args:
+        first: the one to measure against.
+        second: of the same task and skeleton; precision, runtime and input size may differ.
+        images: BGR uint8 (H, W, 3).
+        threads: of each model.
+
+    Raises:
+        InvalidInputError: the models do not do the same, or there are no pictures.
+        ModelNotFoundError, ModelFormatError, BackendUnavailableError: a file cannot be run.
+    """
+    opened = open_backend(first, threads=threads)
+    try:
+        other = open_backend(second, threads=threads)
+        try:
+            return compare_backends(opened, other, images)
+        finally:
+            other.close()
+    finally:
+        opened.close()
+
+
+def compare_backends(first: Backend, second: Backend, images: Iterable[NDArray[np.uint8]]) -> Parity:
+    """`compare` of models that are open."""
+    spec, other = first.spec, second.spec
+    if (spec.task, spec.skeleton) != (other.task, other.skeleton):
+        raise InvalidInputError(
+            f"cannot compare {spec.name!r} with {other.name!r}; found {spec.task} of "
+            f"{spec.skeleton.name} and {other.task} of {other.skeleton.name}; give models that do the same"
+        )
+    runs = _Recorded(first), _Recorded(second)
+    steps = [_steps(run) for run in runs]
+    squares = np.zeros(2)
+    worst, peak, pictures = 0.0, 0.0, 0
+    matches: list[_Match] = []
+    for image in images:
+        before, after = (step(image) for step in steps)
+        for name, maps in runs[0].outputs.items():
+            if not name.startswith("heatmaps"):
+                continue
+            others = runs[1].outputs.get(name)
+            if others is None or others.shape != maps.shape:
+                continue  # models of different input sizes have maps that do not compare
+            difference = maps.astype(np.float64) - others
+            squares += np.square(difference).sum(), np.square(maps.astype(np.float64)).sum()
+            worst, peak = max(worst, float(np.abs(difference).max())), max(peak, float(maps.max()))
+        matches.append(_match(before, after, spec, _scale(image, spec)))
+        pictures += 1
+    if not pictures:
+        raise InvalidInputError("nothing to compare on; found no pictures; give some that show people")
+    distances = np.concatenate([match.distances for match in matches])
+    shares = np.concatenate([match.shares for match in matches])
+    similarity = np.concatenate([match.similarity for match in matches])
+    missing = np.array([np.inf]) if len(similarity) and not len(distances) else distances
+    return Parity(
+        pictures=pictures,
+        persons=len(similarity),
+        heatmap_max=worst / peak if peak else 0.0,
+        heatmap_rms=float(np.sqrt(squares[0] / squares[1])) if squares[1] else 0.0,
+        keypoint_median=_percentile(missing, 50),
+        keypoint_p95=_percentile(missing, 95),
+        keypoint_max=_percentile(missing, 100),
+        pck=float((shares <= 0.1).mean()) if len(shares) else 1.0,
+        oks=float(similarity.mean()) if len(similarity) else 1.0,
+        lost=sum(match.lost for match in matches),
+        added=sum(match.added for match in matches),
+    )
+
+
+def record_batch(model: Path, image: NDArray[np.uint8], threads: int | None = None) -> NDArray[np.float32]:
+    """What the runtime gives a network for a picture: (1, 3, h, w), normalised."""
+    backend = _Recorded(open_backend(model, threads=threads))
+    try:
+        _steps(backend)(image)
+    finally:
+        backend.close()
+    return backend.batch
+
+
+class _Recorded:
+    """A backend that keeps its last input and outputs."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.spec = backend.spec
+        self.name, self.device, self.input_size = backend.name, backend.device, backend.input_size
+        self.batch = np.zeros((0, 3, 1, 1), np.float32)
+        self.outputs: dict[str, NDArray[np.floating]] = {}
+
+    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating]]:
+        self.batch = batch.copy()
+        found = self._backend.run(batch)
+        self.outputs = {name: values.copy() for name, values in found.items()}
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        return self._backend.describe()
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+def _steps(backend: Backend) -> Any:
+    """A function from a picture to its `Poses`."""
+    ops = kernels.get()
+    if backend.spec.task == "topdown":
+        topdown = TopDown(backend, ops)
+        return lambda image: topdown([image], [PersonBoxes.of_picture(image)])[0][0]
+    bottomup = BottomUp(backend.run, backend.spec, ops, fixed_size=backend.input_size)
+    return lambda image: bottomup([image])[0][0]
+
+
+def _scale(image: NDArray[np.uint8], spec: ModelSpec) -> float:
+    """Pixels of the first model's input per pixel of the picture."""
+    height, width = int(image.shape[0]), int(image.shape[1])
+    if spec.task == "bottomup":
+        return spec.input_size[0] / min(height, width)
+    return min(spec.input_size[0] / height, spec.input_size[1] / width)
+
+
+@dataclass(frozen=True)
+class _Match:
+    """What one picture's persons tell: of joints that both models have, and of the first's persons."""
+
+    distances: Floats
+    shares: Floats
+    similarity: NDArray[np.float64]
+    lost: int
+    added: int
+
+
+def _match(first: Poses, second: Poses, spec: ModelSpec, scale: float) -> _Match:
+    """Pair the persons, each once, by falling similarity; top-down they stand in the same order."""
+    boxes = [keypoint_boxes(poses.keypoints) for poses in (first, second)]
+    areas = [np.prod(box[:, 2:] - box[:, :2], axis=1) for box in boxes]
+    table = np.zeros((len(first.keypoints), len(second.keypoints)))
+    for i, joints in enumerate(first.keypoints):
+        table[i] = oks(joints, second.keypoints, float(areas[0][i]), areas[1], spec.skeleton.sigmas)
+    pairs: Sequence[tuple[int, int]]
+    if spec.task == "topdown":
+        pairs = [(i, i) for i in range(len(first.keypoints))]
+    else:
+        pairs, left = [], table.copy()
+        while left.size and left.max() >= MATCHED:
+            i, j = (int(v) for v in np.unravel_index(left.argmax(), left.shape))
+            pairs.append((i, j))
+            left[i], left[:, j] = 0, 0
+    distances, shares, similarity = [], [], np.zeros(len(first.keypoints))
+    for i, j in pairs:
+        distance = np.linalg.norm(first.keypoints[i] - second.keypoints[j], axis=1)
+        distance = distance[~np.isnan(distance)]
+        side = max(float((boxes[0][i, 2:] - boxes[0][i, :2]).max()), 1.0)
+        distances.append(distance * scale)
+        shares.append(distance / side)
+        similarity[i] = table[i, j]
+    empty = np.zeros(0, np.float32)
+    return _Match(
+        np.concatenate([empty, *distances]),
+        np.concatenate([empty, *shares]),
+        similarity,
+        len(first.keypoints) - len(pairs),
+        len(second.keypoints) - len(pairs),
+    )
+
+
+def _percentile(values: NDArray[np.floating], share: float) -> float:
+    return float(np.percentile(values, share)) if len(values) else 0.0
