@@ -49,8 +49,6 @@ class HigherLPN(nn.Module):
             tag_dimensions=2,
         )
         init_weights(self, "kaiming")
-        for layer in self.head.final_layers:
-            nn.init.normal_(layer.weight, std=0.001)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         low, high = self.head(self.project(self.body.features(x)))

@@ -130,8 +130,8 @@ def init_weights(network: nn.Module, scheme: str) -> None:
         scheme: ``"normal"``, the published initialisation of SimpleBaseline and LPN (standard
             deviation 0.001), or ``"kaiming"`` (fan-out), with which nets learn from scratch in
             fewer epochs; then GC blocks start as in their paper: attention by fan-in, and an
-            identity because their last convolution is zero. The last layers of the whole network,
-            ``final_layer`` or ``final_layers``, have a standard deviation of 0.001 in both.
+            identity because their last convolution is zero. The last layers, ``final_layer`` or
+            ``final_layers``, have a standard deviation of 0.001 in both.
 
     Raises:
         InvalidInputError: the scheme is unknown.
@@ -159,9 +159,10 @@ def init_weights(network: nn.Module, scheme: str) -> None:
             if isinstance(module, GlobalContext):
                 nn.init.kaiming_normal_(module.conv_mask.weight, mode="fan_in", nonlinearity="relu")
                 nn.init.zeros_(module.channel_add_conv[3].weight)
-        for head in (getattr(network, "final_layer", None), *getattr(network, "final_layers", ())):
-            if isinstance(head, nn.Conv2d):
-                nn.init.normal_(head.weight, std=0.001)
+        for module in network.modules():
+            for head in (getattr(module, "final_layer", None), *getattr(module, "final_layers", ())):
+                if isinstance(head, nn.Conv2d):
+                    nn.init.normal_(head.weight, std=0.001)
 
 
 @torch.no_grad()
