@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from training.config import TrainConfig
+
+EVALUATION = """measure a network: top-down PCK@0.2 on LSP's 1,000 test pictures; bottom-up AP on the
+pictures of data.validation_annotations, or, where there are none and data.mosaics are given, AP and PCK@0.2
+on 200 mosaics of 2x2 people of LSP's test pictures"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for name, run, text in (
         ("train", _train, "train a network (several processes: start it by torchrun)"),
-        ("evaluate", _evaluate, "PCK@0.2 on LSP's 1,000 test pictures"),
+        ("evaluate", _evaluate, EVALUATION),
         ("export", _export, "write an ONNX file that describes itself"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
@@ -61,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
         )
         if name == "evaluate":
             verb.add_argument("--flip-test", action="store_true", help="average with the mirrored picture")
+            verb.add_argument(
+                "--scales",
+                type=float,
+                nargs="+",
+                metavar="SCALE",
+                help="bottom-up: average over these sizes of the picture, such as 0.5 1 2 (default: 1)",
+            )
             verb.add_argument("--json", action="store_true", help="print JSON")
         else:
             verb.add_argument("-o", "--output", required=True, help="the ONNX file to write")
@@ -92,12 +104,29 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    config, network, _ = _trained(options)
+    bottom_up = config.task == "bottomup"
+    table = (_bottom_up_figures if bottom_up else _top_down_figures)(options, config, network)
+    if options.json:
+        print(json.dumps(table))
+        return
+    for name, value in table.items():
+        print(f"{name:<12} {value:8.4f}" if bottom_up else f"{name:<10} {value:6.2f}")
+
+
+def _top_down_figures(
+    options: argparse.Namespace, config: TrainConfig, network: nn.Module
+) -> dict[str, float]:
     from training.data.lsp import load_lsp
     from training.evaluate import evaluate
     from training.export import model_spec
     from training.metrics import pck_table
 
-    config, network, _ = _trained(options)
+    if options.scales:
+        raise InvalidInputError(
+            f"cannot evaluate a top-down network at scales {options.scales}; a person fills its crop; "
+            "leave out --scales"
+        )
     spec = model_spec(config)
     people = load_lsp(Path(config.data.root) / "lsp", 1001, 2000)
     if spec.skeleton != people.skeleton:
@@ -105,12 +134,39 @@ def _evaluate(options: argparse.Namespace) -> None:
             f"cannot score {spec.skeleton.name} on Leeds Sports Pose; its people have "
             f"{people.skeleton.name}; evaluate a network of that skeleton"
         )
-    table = pck_table(evaluate(network, spec, people, flip_test=options.flip_test), spec.skeleton)
-    if options.json:
-        print(json.dumps(table))
-        return
-    for name, value in table.items():
-        print(f"{name:<10} {value:6.2f}")
+    return pck_table(evaluate(network, spec, people, flip_test=options.flip_test), spec.skeleton)
+
+
+def _bottom_up_figures(
+    options: argparse.Namespace, config: TrainConfig, network: nn.Module
+) -> dict[str, float]:
+    """Figures on annotated pictures or, where there are none, on mosaics; those that are NaN are left out."""
+    import torch
+
+    from training.data.lsp import load_lsp
+    from training.evaluate_bottomup import evaluate_pictures, predict_pictures
+    from training.evaluate_mosaics import held_out_mosaics, mosaic_figures
+    from training.export import model_spec
+    from training.tasks import load_pictures
+
+    spec = model_spec(config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    scales = options.scales or (1.0,)
+    network = network.to(device)
+    if config.data.mosaics and config.data.validation_annotations is None:
+        people = load_lsp(Path(config.data.root) / "lsp", 1001, 2000)
+        mosaics = held_out_mosaics(people)
+        images = (mosaic.image for mosaic in mosaics)
+        found = predict_pictures(
+            network, spec, images, flip_test=options.flip_test, scales=scales, device=device
+        )
+        table = mosaic_figures(mosaics, found, spec.skeleton)
+    else:
+        pictures = load_pictures(config, "validation")
+        table = evaluate_pictures(
+            network, spec, pictures, flip_test=options.flip_test, scales=scales, device=device
+        )
+    return {name: value for name, value in table.items() if not math.isnan(value)}
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -47,6 +47,8 @@ class DataConfig:
     validation_annotations: str | None = None
     """Bottom-up: the pictures to choose the best checkpoint by."""
     validation_images: str | None = None
+    ids: list[int] = field(default_factory=list)
+    """Bottom-up: take these pictures alone of both files, which must have them; none: all."""
     limit: int | None = None
     """Train on the first people or pictures only (for quick trials)."""
     workers: int = 0

@@ -11,12 +11,14 @@ from tqdm import tqdm
 
 from edgepose import Estimator, PoseResult
 from edgepose.oks import oks
+from edgepose.pipeline.poses import Poses
+from edgepose.skeleton import Skeleton
 from training.data.mosaics import Layout, Mosaic, Mosaics
 from training.data.people import People
 from training.metrics import lsp_torso, pck, pck_table
 from training.oks import oks_ap
 
-__all__ = ["found_people", "held_out_mosaics", "measure_mosaics"]
+__all__ = ["found_people", "held_out_mosaics", "measure_mosaics", "mosaic_figures"]
 
 
 def held_out_mosaics(people: People, count: int = 200, side: int = 2, size: int = 512) -> list[Mosaic]:
@@ -34,7 +36,7 @@ def held_out_mosaics(people: People, count: int = 200, side: int = 2, size: int 
     return [mosaics.draw(index) for index in range(count)]
 
 
-def found_people(mosaic: Mosaic, result: PoseResult) -> NDArray[np.float32]:
+def found_people(mosaic: Mosaic, found: Poses | PoseResult, skeleton: Skeleton) -> NDArray[np.float32]:
     """For each person of a mosaic the joints (p, k, 2) found for it, NaN where there are none.
 
     Persons found are handed out by falling similarity, each once, as long as it is above 0.1.
@@ -42,41 +44,47 @@ def found_people(mosaic: Mosaic, result: PoseResult) -> NDArray[np.float32]:
     areas = np.prod(mosaic.boxes[:, 2:] - mosaic.boxes[:, :2], axis=1)
     matched = np.full(mosaic.joints.shape, np.nan, np.float32)
     truth = np.where(mosaic.visible[..., None] > 0, mosaic.joints, np.nan)
-    similarity = np.zeros((len(truth), len(result)))
-    if len(result):
-        sigmas = result.skeleton.sigmas
+    similarity = np.zeros((len(truth), len(found)))
+    if len(found):
         for i, joints in enumerate(truth):
-            similarity[i] = oks(joints, result.keypoints, areas[i], np.repeat(areas[i], len(result)), sigmas)
+            repeated = np.repeat(areas[i], len(found))
+            similarity[i] = oks(joints, found.keypoints, areas[i], repeated, skeleton.sigmas)
     while similarity.size and similarity.max() > 0.1:
         i, j = np.unravel_index(similarity.argmax(), similarity.shape)
-        matched[i] = result.keypoints[j]
+        matched[i] = found.keypoints[j]
         similarity[i], similarity[:, j] = 0, 0
     return matched
 
 
-def measure_mosaics(model: Path | Estimator, mosaics: Sequence[Mosaic]) -> dict[str, float]:
-    """Run a model on mosaics of LSP people.
+def mosaic_figures(
+    mosaics: Sequence[Mosaic], found: Sequence[Poses | PoseResult], skeleton: Skeleton
+) -> dict[str, float]:
+    """Score the persons found in mosaics of LSP people, those of one mosaic after the other.
 
     Returns:
         AP, AP50, AP75 and AR by object keypoint similarity (0 to 1, areas 0.53 of the cells), the mean
         number of ``persons`` found a mosaic, and PCK@0.2 (percent; people not found are wrong) by joint,
         as ``pck_ankle`` ... ``pck_mean``.
     """
+    truth = [(mosaic.joints, mosaic.visible, mosaic.boxes) for mosaic in mosaics]
+    figures = oks_ap(truth, found, skeleton)
+    kept = {name: figures[name] for name in ("AP", "AP50", "AP75", "AR")}
+    joints = np.concatenate([mosaic.joints for mosaic in mosaics])
+    counted = np.concatenate([mosaic.visible for mosaic in mosaics]) > 0
+    torso = [skeleton.index(name) for name in ("left_shoulder", "right_hip")]
+    counted &= counted[:, torso].all(1, keepdims=True)
+    matched = np.concatenate([found_people(m, f, skeleton) for m, f in zip(mosaics, found, strict=True)])
+    table = pck_table(pck(matched, joints, lsp_torso(joints), counted=counted), skeleton)
+    persons = float(np.mean([len(poses) for poses in found]))
+    return {**kept, "persons": persons, **{f"pck_{name}": value for name, value in table.items()}}
+
+
+def measure_mosaics(model: Path | Estimator, mosaics: Sequence[Mosaic]) -> dict[str, float]:
+    """Run a model file on mosaics of LSP people; see `mosaic_figures`."""
     estimator = model if isinstance(model, Estimator) else Estimator(model)
     try:
         results = [estimator(mosaic.image) for mosaic in tqdm(mosaics, leave=False)]
     finally:
         if estimator is not model:
             estimator.close()
-    skeleton = results[0].skeleton
-    truth = [(mosaic.joints, mosaic.visible, mosaic.boxes) for mosaic in mosaics]
-    figures = oks_ap(truth, results, skeleton)
-    kept = {name: figures[name] for name in ("AP", "AP50", "AP75", "AR")}
-    joints = np.concatenate([mosaic.joints for mosaic in mosaics])
-    counted = np.concatenate([mosaic.visible for mosaic in mosaics]) > 0
-    torso = [skeleton.index(name) for name in ("left_shoulder", "right_hip")]
-    counted &= counted[:, torso].all(1, keepdims=True)
-    matched = np.concatenate([found_people(m, r) for m, r in zip(mosaics, results, strict=True)])
-    table = pck_table(pck(matched, joints, lsp_torso(joints), counted=counted), skeleton)
-    persons = float(np.mean([len(result) for result in results]))
-    return {**kept, "persons": persons, **{f"pck_{name}": value for name, value in table.items()}}
+    return mosaic_figures(mosaics, results, results[0].skeleton)

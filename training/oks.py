@@ -6,6 +6,7 @@ The evaluation itself is faster-coco-eval's; here truth and results are brought 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -200,6 +201,7 @@ def _score(truth: Json, results: Sequence[Json], skeleton: Skeleton, *, crowd: b
             "keypoints_crowd" if crowd else "keypoints",
             kpt_oks_sigmas=list(skeleton.sigmas),
             use_area=not crowd,
+            print_function=logging.getLogger(__name__).debug,
         )
         evaluator.run()
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:

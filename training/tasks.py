@@ -34,7 +34,15 @@ from training.evaluate_mosaics import held_out_mosaics
 from training.losses import associative_embedding, heatmap_mse, joints_mse
 from training.oks import oks_ap
 
-__all__ = ["BottomUp", "Task", "TopDown", "load_people", "load_pictures", "make_task"]
+__all__ = [
+    "BottomUp",
+    "Task",
+    "TopDown",
+    "load_people",
+    "load_pictures",
+    "make_task",
+    "picture_augmentation",
+]
 
 
 class Examples(Protocol):
@@ -130,7 +138,7 @@ class BottomUp:
         if mosaics is None or config.data.train_annotations:
             pictures = load_pictures(config, "train").labelled()[: config.data.limit]
             persons = max(persons, pictures.most)
-            views = _augmentation(config)
+            views = picture_augmentation(config)
             repeat = config.data.repeat
             parts.append(
                 WholePictures(pictures, labels, views, repeat=repeat, persons=persons, seed=config.seed)
@@ -208,12 +216,13 @@ def load_pictures(config: TrainConfig, part: str) -> PictureSet:
             f"{paths[1]}; give a file and a folder, from data.root on"
         )
     root = Path(config.data.root)
-    return read_annotations(
-        root / paths[0], root / paths[1], SKELETONS[config.data.skeleton or config.skeleton]
-    ).mapped(SKELETONS[config.skeleton])
+    skeleton = SKELETONS[config.data.skeleton or config.skeleton]
+    pictures = read_annotations(root / paths[0], root / paths[1], skeleton, config.data.ids or None)
+    return pictures.mapped(SKELETONS[config.skeleton])
 
 
-def _augmentation(config: TrainConfig) -> PictureAugmentation:
+def picture_augmentation(config: TrainConfig) -> PictureAugmentation:
+    """The random views that a bottom-up configuration asks for."""
     augment = config.augment
     return PictureAugmentation(
         side=augment.side,  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,25 @@ def plain(joints: int = 14) -> Plain:
     return Plain(joints)
 
 
+class PlainStages(nn.Module):
+    """`Plain` as a bottom-up network: heatmaps and tags at a quarter, heatmaps at half of the input."""
+
+    def __init__(self, joints: int) -> None:
+        super().__init__()
+        self.low = Plain(2 * joints)
+        self.high = nn.ConvTranspose2d(2 * joints, joints, 2, 2)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        low = self.low(x)
+        return [low, self.high(low)]
+
+
+@register
+def plain_stages(joints: int = 14) -> PlainStages:
+    """A small bottom-up network for tests."""
+    return PlainStages(joints)
+
+
 @pytest.fixture(scope="session")
 def fill(shared: Path) -> ModuleType:
     """The functions that fill networks and inputs with known values."""
@@ -69,11 +89,11 @@ def decoding(shared: Path) -> tuple[dict[str, Any], Any]:
     return json.loads(str(arrays["meta"])), arrays
 
 
-def draw_people(count: int, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Pictures (64, 48, 3) with a bright spot per joint, and joints (count, 14, 3), all labelled."""
+def draw_people(count: int, seed: int, skeleton: int = 14) -> tuple[list[np.ndarray], np.ndarray]:
+    """Pictures (64, 48, 3) with a bright spot per joint, and joints (count, skeleton, 3), all labelled."""
     rng = np.random.default_rng(seed)
-    joints = np.ones((count, 14, 3))
-    joints[..., :2] = rng.uniform([6, 6], [42, 58], (count, 14, 2))
+    joints = np.ones((count, skeleton, 3))
+    joints[..., :2] = rng.uniform([6, 6], [42, 58], (count, skeleton, 2))
     images = []
     for person in joints:
         image = rng.integers(0, 60, (64, 48, 3), np.uint8)
@@ -85,7 +105,7 @@ def draw_people(count: int, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with 10 people as LSP and 24 as LSPet."""
+    """A data root with 10 people as LSP, 24 as LSPet, and 12 as 6 pictures of two in COCO's format."""
     root = tmp_path_factory.mktemp("data")
     for name, count, digits in (("lsp", 10, 4), ("lspet", 24, 5)):
         images, joints = draw_people(count, seed=count)
@@ -97,7 +117,42 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             savemat(root / name / "joints.mat", {"joints": joints.transpose(2, 1, 0)})
         else:
             np.savez(root / name / "joints.npz", joints=joints.astype(np.float32))
+    images, joints = draw_people(12, seed=3, skeleton=17)
+    (root / "coco/images").mkdir(parents=True)
+    content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": [{"id": 1}]}
+    for i in range(6):
+        entry = {"id": i, "file_name": f"{i}.png", "height": 64, "width": 96}
+        content["images"].append(entry)
+        cv2.imwrite(str(root / "coco/images" / entry["file_name"]), np.hstack(images[2 * i : 2 * i + 2]))
+        for side in range(2):
+            rows = joints[2 * i + side] + (48 * side, 0, 1)
+            content["annotations"].append(
+                {
+                    "id": 2 * i + side + 1,
+                    "image_id": i,
+                    "category_id": 1,
+                    "keypoints": rows.ravel().tolist(),
+                    "num_keypoints": 17,
+                    "bbox": [48 * side, 0, 48, 64],
+                    "area": 48 * 64 * 0.53,
+                }
+            )
+    (root / "coco/people.json").write_text(json.dumps(content))
     return root
+
+
+@pytest.fixture
+def lsp_test_set(tmp_path: Path) -> Path:
+    """Two thousand entries of which the last thousand have the same picture."""
+    root = tmp_path / "data/lsp"
+    (root / "images").mkdir(parents=True)
+    joints = np.random.default_rng(0).uniform(2, 30, (3, 14, 2000))
+    savemat(root / "joints.mat", {"joints": joints})
+    first = root / "images/im1001.jpg"
+    cv2.imwrite(str(first), np.full((32, 32, 3), 90, np.uint8))
+    for i in range(1002, 2001):
+        os.link(first, root / "images" / f"im{i}.jpg")
+    return root.parent
 
 
 @pytest.fixture
@@ -121,5 +176,35 @@ def write_config(small_data: Path, tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / f"{fields['name']}.yaml"
         path.write_text(yaml.safe_dump(fields))
         return path
+
+    return write
+
+
+@pytest.fixture
+def write_bottom_up(write_config: Callable[..., Path]) -> Callable[..., Path]:
+    """Write the YAML of a bottom-up run of a few seconds; keywords change fields.
+
+    Args:
+        pictures: train on those in COCO's format.
+        mosaics: train on mosaics of LSPet.
+    """
+
+    def write(*, pictures: bool = False, mosaics: bool = False, **changes: Any) -> Path:
+        data: dict[str, Any] = {"skeleton": "coco17" if mosaics else None}
+        if pictures:
+            data |= {"train_annotations": "coco/people.json", "train_images": "coco/images", "repeat": 2}
+        if mosaics:
+            data["mosaics"] = [0.5, 0.5]
+        else:
+            data |= {"validation_annotations": "coco/people.json", "validation_images": "coco/images"}
+        fields: dict[str, Any] = {
+            "model": "plain_stages",
+            "task": "bottomup",
+            "skeleton": "lsp14" if mosaics else "coco17",
+            "coordinates": "legacy",
+            "input_size": [64, 64],
+            "data": data | changes.pop("data", {}),
+        }
+        return write_config(**(fields | changes))
 
     return write

@@ -11,9 +11,11 @@ import torch
 
 from edgepose.errors import InvalidInputError
 from edgepose.spec import Grouping, default_joint_order
-from training.config import load_config, portable
+from training.config import LossConfig, OptimizerConfig, load_config, portable
+from training.data.bottomup import PictureAugmentation
 from training.export import check_output, model_spec
 from training.models import create
+from training.tasks import picture_augmentation
 
 CONFIGS = Path(__file__).resolve().parents[2] / "training/configs"
 Write = Callable[..., Path]
@@ -51,6 +53,28 @@ def test_official_bottom_up_settings() -> None:
     for spec in specs:
         assert (spec.task, spec.color, spec.coordinates) == ("bottomup", "rgb", "legacy")
         assert spec.grouping == Grouping(joint_order=default_joint_order(spec.skeleton))
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "precision"),
+    [
+        ("w32_512_coco", 12, "32-true"),
+        ("w32_640_coco", 12, "16-mixed"),
+        ("w48_640_coco", 10, "16-mixed"),
+        ("w32_512_crowdpose", 12, "32-true"),
+    ],
+)
+def test_official_bottom_up_recipes(name: str, batch_size: int, precision: str) -> None:
+    config = load_config(CONFIGS / f"higherhrnet/{name}_official.yaml")
+    assert (config.batch_size, config.precision, config.epochs) == (batch_size, precision, 300)
+    assert config.optimizer == OptimizerConfig("adam", 1e-3, weight_decay=0, milestones=[200, 260])
+    assert config.losses == LossConfig(heatmap=1, push=1e-3, pull=1e-3, grouping="exp")
+    assert (config.sigma, config.unbiased, config.scale_aware) == (2, False, False)
+    assert picture_augmentation(config) == PictureAugmentation()  # the published one
+    data = config.data
+    names = [str(path).rpartition("_")[2] for path in (data.train_annotations, data.validation_annotations)]
+    coco = ["train2017.json", "val2017.json"]
+    assert names == (["trainval.json", "test.json"] if "crowdpose" in name else coco)
 
 
 def test_overrides_and_defaults(write_config: Write) -> None:

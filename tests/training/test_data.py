@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -155,20 +153,6 @@ def test_shifted_predictions_do_not_score(small_data: Path) -> None:
     assert evaluate(Perfect(people, spec), spec, people).max() == 0
 
 
-@pytest.fixture
-def lsp_test_set(tmp_path: Path) -> Path:
-    """Two thousand entries of which the last thousand have the same picture."""
-    root = tmp_path / "data/lsp"
-    (root / "images").mkdir(parents=True)
-    joints = np.random.default_rng(0).uniform(2, 30, (3, 14, 2000))
-    savemat(root / "joints.mat", {"joints": joints})
-    first = root / "images/im1001.jpg"
-    cv2.imwrite(str(first), np.full((32, 32, 3), 90, np.uint8))
-    for i in range(1002, 2001):
-        os.link(first, root / "images" / f"im{i}.jpg")
-    return root.parent
-
-
 def test_command_line_evaluates(
     write_config: Callable[..., Path],
     lsp_test_set: Path,
@@ -188,6 +172,8 @@ def test_command_line_evaluates(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9
     assert lines[-1].startswith("mean ")
+    assert main(["evaluate", config, "--weights", str(weights), "--scales", "0.5", "1"]) == 1
+    assert "cannot evaluate a top-down network at scales [0.5, 1.0]" in capsys.readouterr().err
     assert main(["evaluate", config]) == 1
     assert "found no file" in capsys.readouterr().err
     torch.save(create("plain", joints=17).state_dict(), weights)

@@ -119,10 +119,11 @@ def _result(mosaic: Mosaic, keypoints: NDArray[np.float32]) -> PoseResult:
 def test_people_are_matched_whatever_their_order_and_each_once(people: People) -> None:
     (mosaic,) = held_out_mosaics(people, 1)
     shuffled = mosaic.joints[[2, 0, 3]] + 1
-    matched = found_people(mosaic, _result(mosaic, shuffled))
+    matched = found_people(mosaic, _result(mosaic, shuffled), lsp14)
     np.testing.assert_allclose(matched[[2, 0, 3]], shuffled)
     assert np.isnan(matched[1]).all()
-    assert np.isnan(found_people(mosaic, _result(mosaic, shuffled[:0]))).all()
+    nobody = found_people(mosaic, _result(mosaic, shuffled[:0]), lsp14)
+    assert np.isnan(nobody).all()
 
 
 def test_average_precision_counts_people_found(people: People) -> None:
