@@ -73,13 +73,16 @@ class Grouping:
         window: side of the square in which a peak must be the largest pixel, odd.
         max_people: peaks taken per joint, and persons that a joint is compared with; an estimator's
             `max_persons` counts in its place where it is larger, except in the official grouping.
-        joint_order: joint indices in the order in which they are grouped; empty: `ModelSpec` puts
-            `default_joint_order` in its place.
+        joint_order: joint indices in the order in which they are grouped, kept as a tuple; empty:
+            `ModelSpec` puts `default_joint_order` in its place.
         use_detection_val: prefer the higher peak where tags lie equally near.
         ignore_too_much: take no new joints once there are `max_people` persons.
         adjust: move joints a quarter pixel towards the larger neighbour.
         refine: fill a person's missing joints with the best-fitting pixels of the maps.
         project_to_image: group on maps of the input's size rather than of the network's largest output.
+
+    Raises:
+        ModelFormatError: `joint_order` is no sequence; `ModelSpec` checks the rest.
     """
 
     detection_threshold: float = 0.1
@@ -92,6 +95,14 @@ class Grouping:
     adjust: bool = True
     refine: bool = True
     project_to_image: bool = True
+
+    def __post_init__(self) -> None:
+        try:
+            order = tuple(self.joint_order)
+        except TypeError:
+            _check(False, "grouping.joint_order", self.joint_order, "a sequence of joint indices")
+        else:
+            object.__setattr__(self, "joint_order", order)
 
     def check(self, joints: int) -> None:
         """Raise `ModelFormatError` unless this serves a skeleton of so many joints."""
@@ -245,9 +256,7 @@ class ModelSpec:
             if "decoder" in values:
                 values["decoder"] = Decoder(**values["decoder"])
             if values.get("grouping") is not None:
-                parts = dict(values["grouping"])
-                parts["joint_order"] = tuple(parts.get("joint_order", ()))
-                values["grouping"] = Grouping(**parts)
+                values["grouping"] = Grouping(**values["grouping"])
             for name in ("input_size", "mean", "std"):
                 if name in values:
                     values[name] = tuple(values[name])

@@ -97,6 +97,8 @@ def test_what_a_bottom_up_model_needs_is_named(field: str, value: Any) -> None:
         ("joint_order", (0, 1)),
         ("joint_order", (*range(13), 12)),
         ("joint_order", (*range(13), 13.0)),
+        ("joint_order", 5),
+        ("joint_order", "0123"),
         ("use_detection_val", 1),
         ("ignore_too_much", None),
         ("adjust", "yes"),
@@ -140,6 +142,13 @@ def test_order_of_grouping(skeleton: Skeleton, order: tuple[int, ...]) -> None:
     assert spec.grouping.joint_order == order
     own = Grouping(joint_order=order[::-1])
     assert dataclasses.replace(spec, grouping=own).grouping == own
+
+
+def test_an_order_given_as_a_list_equals_what_is_read_back() -> None:
+    order: Any = [*range(1, 14), 0]
+    spec = dataclasses.replace(BOTTOM_UP, grouping=Grouping(joint_order=order))
+    assert ModelSpec.from_json(spec.to_json()) == spec
+    assert hash(spec.grouping) == hash(Grouping(joint_order=tuple(order)))
 
 
 def test_lsp_is_grouped_from_the_head_down() -> None:
