@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from edgepose.errors import EdgePoseError, ModelFormatError
+from edgepose.kernels.pose_maps import MAX_PERSONS
 from edgepose.skeleton import Skeleton, coco17, crowdpose14, lsp14
 
 __all__ = ["METADATA_KEY", "Decoder", "Grouping", "ModelSpec", "default_joint_order"]
@@ -19,7 +20,6 @@ METADATA_KEY = "edgepose"
 FORMAT_VERSION = 1
 MAX_JSON_BYTES = 1 << 20
 _MAX_SIDE = 8192
-_MAX_PEOPLE = 1024
 _MAX_WINDOW = 63
 
 # Trunk first: its joints are found best, and the first joints found make the persons that the later
@@ -110,7 +110,7 @@ class Grouping:
         low = self.detection_threshold >= 0
         _check(low, "grouping.detection_threshold", self.detection_threshold, "a number of at least 0")
         _check_number("grouping.tag_threshold", self.tag_threshold, positive=True)
-        for name, limit in (("window", _MAX_WINDOW), ("max_people", _MAX_PEOPLE)):
+        for name, limit in (("window", _MAX_WINDOW), ("max_people", MAX_PERSONS)):
             value = getattr(self, name)
             usable = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= limit
             _check(usable, f"grouping.{name}", value, f"a whole number from 1 to {limit}")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edgepose import Decoder, Grouping, ModelFormatError, ModelSpec, Skeleton, coco17, crowdpose14, lsp14
 from edgepose.backends import read_model_spec
 from edgepose.estimator import MODELS
+from edgepose.kernels.pose_maps import MAX_PERSONS
 
 SPEC = ModelSpec(
     name="lpn50",
@@ -109,6 +110,12 @@ def test_what_a_bottom_up_model_needs_is_named(field: str, value: Any) -> None:
 def test_unusable_groupings_are_named(field: str, value: Any) -> None:
     with pytest.raises(ModelFormatError, match=f"grouping.{field}"):
         dataclasses.replace(BOTTOM_UP, grouping=dataclasses.replace(Grouping(), **{field: value}))
+
+
+def test_as_many_people_as_the_kernels_group() -> None:
+    for people, usable in ((MAX_PERSONS, True), (MAX_PERSONS + 1, False)):
+        with contextlib.nullcontext() if usable else pytest.raises(ModelFormatError, match="max_people"):
+            dataclasses.replace(BOTTOM_UP, grouping=Grouping(max_people=people))
 
 
 def test_a_top_down_model_has_no_grouping() -> None:
