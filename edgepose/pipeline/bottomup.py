@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from edgepose.backends.base import HEATMAPS, TAGS, channels_fit
 from edgepose.errors import InvalidInputError, ModelFormatError
 from edgepose.kernels import Kernels
-from edgepose.kernels.pose_maps import MAX_PERSONS, MapPass, PoseMaps
+from edgepose.kernels.pose_maps import MAX_PERSONS, MapPass, Peaks, PoseMaps
 from edgepose.pipeline.geometry import apply_affine, crop_affine
 from edgepose.pipeline.poses import Floats, Poses, StageTimes, lap
 from edgepose.spec import Grouping, ModelSpec
@@ -185,8 +185,8 @@ class Decoded(NamedTuple):
     Attributes:
         persons: (p, k, 3 + t) float32: x, y, score and tags; zero where a joint is missing.
         scores: (p,) float32, see `person_score`.
-        truncated: a person had to be dropped, or a joint has as many peaks as are taken, so that some
-            may be missing.
+        truncated: a person had to be dropped, or a joint has more peaks than are taken; official: as many
+            as are taken, so that some may be missing.
     """
 
     persons: Floats
@@ -215,7 +215,12 @@ def decode_maps(
         max_persons: find up to so many persons where that is more than ``grouping.max_people``.
     """
     limit = grouping.max_people if official else max(grouping.max_people, min(max_persons or 0, MAX_PERSONS))
-    peaks = kernels.aggregate_nms_topk(maps, grouping.window, limit, grouping.detection_threshold)
+    top = limit if official else limit + 1  # one more, to know whether any is left out
+    peaks = kernels.aggregate_nms_topk(maps, grouping.window, top, grouping.detection_threshold)
+    left_out = bool((peaks.count == top).any())
+    if not official:
+        xy, scores, tags, count = peaks
+        peaks = Peaks(xy[:, :limit], scores[:, :limit], tags[:, :limit], np.minimum(count, np.int32(limit)))
     persons, truncated = kernels.group(
         peaks,
         grouping.joint_order,
@@ -225,13 +230,12 @@ def decode_maps(
         max_persons=limit,
         official=official,
     )
-    truncated = truncated or bool((peaks.count >= limit).any())
     if grouping.adjust:
         persons = kernels.adjust(maps, persons)
-    scores = person_score(persons)
+    person_scores = person_score(persons)
     if grouping.refine if refine is None else refine:
         persons = kernels.refine(maps, persons)
-    return Decoded(persons, scores, truncated)
+    return Decoded(persons, person_scores, truncated or left_out)
 
 
 def person_score(persons: Floats) -> Floats:

@@ -307,7 +307,10 @@ def crowd(count: int) -> np.ndarray:
     return people_picture((128, 200), [[place, None] for place in columns], radius=2)
 
 
-@pytest.mark.parametrize(("limit", "found", "truncated"), [(None, 4, True), (3, 4, True), (20, 16, False)])
+@pytest.mark.parametrize(
+    ("limit", "found", "truncated"),
+    [(None, 4, True), (3, 4, True), (15, 15, True), (16, 16, False), (20, 16, False)],
+)
 def test_the_number_of_persons_is_bounded(limit: int | None, found: int, truncated: bool) -> None:
     grouping = Grouping(refine=False, max_people=4, tag_threshold=0.3)
     # One joint each: every peak becomes a person, and only the limit on peaks per joint cuts them.
@@ -317,6 +320,17 @@ def test_the_number_of_persons_is_bounded(limit: int | None, found: int, truncat
         [crowd(16)]
     )
     assert (len(official), official.truncated) == (4, True)
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_as_many_peaks_as_are_taken_leave_nobody_out(ops: kernels.Kernels, official: bool) -> None:
+    """The official code asks for no more peaks than it takes, and so cannot know."""
+    grouping = Grouping(refine=False, max_people=4, tag_threshold=0.3)
+    for count in (3, 4, 5):
+        steps = BottomUp(network, people_spec(grouping=grouping), ops, official=official)
+        (poses,), _ = steps([crowd(count)])
+        expected = count >= 4 if official else count > 4
+        assert (len(poses), poses.truncated) == (min(count, 4), expected)
 
 
 def test_persons_that_are_left_out_are_told() -> None:
