@@ -47,6 +47,9 @@ MAX_ASPECT = 10
 """Longer pictures get a border along their sides, which bounds the size of the network's input."""
 MAX_BATCH_PIXELS = 1 << 20
 """Input pixels per run of the network, of pictures that share a size; bounds its memory."""
+MAX_PIXELS = 1 << 24
+"""Input pixels of one picture at one scale; long pictures at large scales would need more memory than there
+is. A picture of 16:9 at scale 2 of a 640 pixel model takes less than a fifth of them."""
 MIN_SCALE, MAX_SCALE = 0.25, 4.0
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -321,6 +324,9 @@ class BottomUp:
         Returns:
             The poses of each picture, persons in the order in which grouping found them, and the time
             per stage.
+
+        Raises:
+            InvalidInputError: a picture is too large for a run, see `regions`.
         """
         times = StageTimes()
         poses: list[Poses] = []
@@ -357,11 +363,23 @@ class BottomUp:
         )
 
     def regions(self, height: int, width: int) -> list[Region]:
-        """The regions of a picture, in the order of the runs: by falling scale."""
+        """The regions of a picture, in the order of the runs: by falling scale.
+
+        Raises:
+            InvalidInputError: one has more than `MAX_PIXELS`, where the network's size is free.
+        """
         if self._fixed_size is not None:
             return [fitted_region(height, width, self._fixed_size)]
         smallest, side = self._scales[-1], self._spec.input_size[0]
-        return [input_region(height, width, side, scale, smallest) for scale in self._scales]
+        regions = [input_region(height, width, side, scale, smallest) for scale in self._scales]
+        rows, columns = regions[0].size
+        if rows * columns > MAX_PIXELS:
+            raise InvalidInputError(
+                f"a picture of {width}x{height} pixels cannot be run at scale {self._scales[0]:g}; found a "
+                f"network input of {columns}x{rows}, at most {MAX_PIXELS / 1e6:.1f} million pixels are run "
+                "at once; give smaller scales, or cut a long picture into parts"
+            )
+        return regions
 
     def run_maps(
         self,

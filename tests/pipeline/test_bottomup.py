@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,20 @@ class TestRegions:
     def test_a_fixed_size_equal_to_the_free_one_changes_nothing(self) -> None:
         free, fixed = input_region(427, 640, 512), fitted_region(427, 640, (512, 768))
         np.testing.assert_allclose(free.affine(), fixed.affine(), rtol=1e-12)
+
+    def test_runs_too_large_for_the_memory_are_refused(self) -> None:
+        spec = people_spec(input_size=(640, 640))
+        for size in ((2160, 3840), (3840, 2160), (1, 10000)):
+            regions = pipeline(spec=spec, scales=(0.5, 1, 2)).regions(*size)
+            assert [math.prod(region.size) <= bottomup.MAX_PIXELS for region in regions] == [True] * 3
+        runs: list[Any] = []
+        steps = pipeline(runs.append, spec, scales=(1, 4))
+        words = r"picture of 3000x300 pixels cannot be run at scale 4; found .* 25600x2560, .* smaller scales"
+        with pytest.raises(InvalidInputError, match=words):
+            steps([np.zeros((100, 100, 3), np.uint8), np.zeros((300, 3000, 3), np.uint8)])
+        assert not runs
+        assert steps.regions(300, 400)[0].size == (2560, 3584)
+        assert pipeline(spec=spec, fixed_size=(8192, 8192)).regions(300, 400)[0].size == (8192, 8192)
 
 
 @pytest.fixture(scope="module")
