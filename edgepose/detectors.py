@@ -1,16 +1,23 @@
-"""Boxes of persons for top-down models, found by a bottom-up one."""
+"""Boxes of persons for top-down models, from a function or from a bottom-up model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from edgepose._inputs import check_boxes, has_area, overlaps
 from edgepose.pipeline.bottomup import keypoint_boxes
+from edgepose.pipeline.topdown import PersonBoxes
 from edgepose.result import PoseResult
 
-__all__ = ["PersonFinder", "person_boxes"]
+__all__ = ["Detector", "PersonFinder", "detect", "person_boxes"]
+
+Picture = NDArray[np.uint8]
+Detector = Callable[[Picture], ArrayLike]
+"""From a BGR picture to boxes (n, 4) xyxy or (n, 5) with a score."""
 
 MARGIN = 0.1
 """How far boxes reach beyond the joints, on each side, as a share of the longer side: joints lie within
@@ -18,25 +25,54 @@ the body, whose outline is what top-down models are trained with."""
 MIN_JOINTS = 3
 """Persons with fewer joints give no box: it would say little about where the body is."""
 
+_log = logging.getLogger("edgepose")
+
 
 class PersonFinder:
-    """A detector that takes the persons of a bottom-up estimator.
+    """Takes the persons of a bottom-up estimator.
 
     Args:
-        estimator: called with a BGR uint8 picture.
+        estimate: from a list of BGR uint8 pictures to the result of each.
     """
 
-    def __init__(self, estimator: Callable[[NDArray[np.uint8]], PoseResult]) -> None:
-        self.estimator = estimator
+    def __init__(self, estimate: Callable[[list[Picture]], Sequence[PoseResult]]) -> None:
+        self._estimate = estimate
 
-    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Boxes of the persons in a picture: (n, 5) float32 xyxy in pixels and score."""
-        return self.find(image)[0]
+    def find(self, images: Sequence[Picture]) -> list[tuple[NDArray[np.float32], bool]]:
+        """Find the persons of all pictures by one call of the estimator.
 
-    def find(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], bool]:
-        """The boxes, and whether a limit on the number of persons was hit."""
-        result = self.estimator(image)
-        return person_boxes(result), result.truncated
+        Returns:
+            Per picture the boxes, see `person_boxes`, and whether a limit on their number was hit.
+        """
+        return [(person_boxes(result), result.truncated) for result in self._estimate(list(images))]
+
+
+def detect(
+    detector: Detector | PersonFinder, images: Sequence[Picture], max_persons: int, padding: float
+) -> list[PersonBoxes]:
+    """The boxes of a detector in each picture that can be used, at most so many, the best.
+
+    Raises:
+        InvalidInputError: what the detector returned are no boxes.
+    """
+    found: Iterable[tuple[ArrayLike, bool]]
+    if isinstance(detector, PersonFinder):
+        found = detector.find(images)
+    else:
+        found = ((detector(image), False) for image in images)
+    persons = []
+    for image, (given, truncated) in zip(images, found, strict=True):
+        boxes, scores = check_boxes(given, "the detector's boxes")
+        usable = has_area(boxes) & overlaps(boxes, image.shape[:2])
+        if not usable.all():
+            _log.warning("dropped %d empty or outside boxes of the detector", int((~usable).sum()))
+            boxes, scores = boxes[usable], scores[usable]
+        if len(boxes) > max_persons:
+            truncated = True
+            best = np.sort(np.argsort(-scores, kind="stable")[:max_persons])
+            boxes, scores = boxes[best], scores[best]
+        persons.append(PersonBoxes(boxes, scores, padding, truncated))
+    return persons
 
 
 def person_boxes(result: PoseResult) -> NDArray[np.float32]:

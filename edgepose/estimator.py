@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -21,13 +21,11 @@ from edgepose._inputs import (
     check_number,
     check_places,
     check_switch,
-    has_area,
     name_nearest,
-    overlaps,
     to_frame,
 )
 from edgepose.backends import open_backend, read_model_spec
-from edgepose.detectors import PersonFinder
+from edgepose.detectors import Detector, PersonFinder, detect
 from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelNotFoundError
 from edgepose.oks import oks_nms
 from edgepose.pipeline.bottomup import BottomUp, check_scales
@@ -47,7 +45,6 @@ SCORE_THRESHOLD = {"topdown": 0.3, "bottomup": 0.1}
 """Default score thresholds: a bottom-up person's score counts missing joints as 0, so that it is lower."""
 
 ImageLike = str | os.PathLike[str] | NDArray[np.uint8] | Frame
-Detector = Callable[[NDArray[np.uint8]], ArrayLike]
 
 _log = logging.getLogger("edgepose")
 
@@ -242,8 +239,8 @@ class Estimator:
         self._process = os.getpid()
         self._closed = False
 
-    def _open_detector(self, detector: Any) -> Detector | None:
-        """The detector as a callable; a model's file is opened with this estimator's options."""
+    def _open_detector(self, detector: Any) -> Detector | PersonFinder | None:
+        """The detector, ready to find persons; a model's file is opened with this estimator's options."""
         if isinstance(detector, str):
             _check_finder(read_model_spec(Path(detector)))
             names = ("device", "score_threshold", "max_persons", "threads", "kernels")
@@ -422,10 +419,12 @@ class Estimator:
                     )
             return self._bottom_up(images)
         assert self._top_down is not None
-        persons = [
-            self._persons(image, given, name) for image, given, name in zip(images, boxes, names, strict=True)
-        ]
-        return self._top_down(images, persons)
+        known = [self._known_boxes(*each) for each in zip(images, boxes, names, strict=True)]
+        rest = [image for image, persons in zip(images, known, strict=True) if persons is None]
+        found: Iterator[PersonBoxes] = iter(())
+        if self._detector is not None and rest:
+            found = iter(detect(self._detector, rest, self._max_persons, self.info.spec.padding))
+        return self._top_down(images, [next(found) if persons is None else persons for persons in known])
 
     def _choose(self, poses: Poses, given: Any) -> Poses:
         """The persons to return: those that the caller gave, else by threshold, similarity and number."""
@@ -454,31 +453,13 @@ class Estimator:
                 "a call in the child process; make the estimator in the child, or use the 'spawn' method"
             )
 
-    def _persons(self, image: NDArray[np.uint8], given: Any, name: str) -> PersonBoxes:
-        """The boxes to use for a picture."""
-        padding = self.info.spec.padding
+    def _known_boxes(self, image: NDArray[np.uint8], given: Any, name: str) -> PersonBoxes | None:
+        """The boxes to use for a picture, None where the detector is to find them."""
         if given is not None:
             boxes, scores = check_boxes(given, name)
             check_places(boxes, image.shape[:2], name)
-            return PersonBoxes(boxes, scores, padding)
-        if self._detector is None:
-            return PersonBoxes.of_picture(image)
-        truncated = False
-        found: ArrayLike
-        if isinstance(self._detector, PersonFinder):
-            found, truncated = self._detector.find(image)
-        else:
-            found = self._detector(image)
-        boxes, scores = check_boxes(found, "the detector's boxes")
-        usable = has_area(boxes) & overlaps(boxes, image.shape[:2])
-        if not usable.all():
-            _log.warning("dropped %d empty or outside boxes of the detector", int((~usable).sum()))
-            boxes, scores = boxes[usable], scores[usable]
-        if len(boxes) > self._max_persons:
-            truncated = True
-            best = np.sort(np.argsort(-scores, kind="stable")[: self._max_persons])
-            boxes, scores = boxes[best], scores[best]
-        return PersonBoxes(boxes, scores, padding, truncated)
+            return PersonBoxes(boxes, scores, self.info.spec.padding)
+        return PersonBoxes.of_picture(image) if self._detector is None else None
 
 
 def _check_finder(spec: ModelSpec) -> None:

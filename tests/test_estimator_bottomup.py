@@ -301,6 +301,28 @@ class TestFinder:
                 assert len(estimator(self.picture, boxes=[[0, 0, 50, 50]])) == 1
             assert len(found(self.picture)) == 2  # the caller's own: still open
 
+    def test_lists_are_searched_by_batched_runs(
+        self, single: Path, finder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batches = []
+        run = OnnxRuntimeBackend.run
+        monkeypatch.setattr(
+            OnnxRuntimeBackend, "run", lambda self, batch: batches.append(batch.shape[0]) or run(self, batch)
+        )
+        box = [[0, 0, 50, 50]]
+        other = people_picture(SIZE, [FIRST])
+        with Estimator(single, detector=finder, score_threshold=0, kernels="numpy") as estimator:
+            results = estimator([self.picture, other, self.picture, other], boxes=[None, box, None, None])
+            assert batches == [3, 6]
+            for index in (0, 2):
+                self.check(results[index])
+            assert results[1].boxes.tolist() == box
+            np.testing.assert_array_equal(results[3].boxes, estimator(other).boxes)
+            batches.clear()
+            with pytest.raises(InvalidInputError, match=r"boxes\[1\]\[0\] is empty"):
+                estimator([other, other], boxes=[None, [[5, 5, 5, 5]]])
+            assert not batches
+
     def test_by_name_and_pickled(self, single: Path, finder: Path, packaged: Path) -> None:
         (packaged / f"{ALIASES['multi']}.onnx").write_bytes(finder.read_bytes())
         with Estimator(single, detector="multi", score_threshold=0, kernels="numpy") as estimator:
@@ -388,10 +410,11 @@ def test_boxes_around_persons() -> None:
     )
     expected = np.array([[2, 12, 58, 108, 0.9], [0, 0, 99, 119, 0.7]], np.float32)
     np.testing.assert_allclose(person_boxes(result), expected, rtol=1e-6)
-    finder = PersonFinder(lambda _: result)
-    np.testing.assert_array_equal(finder(np.zeros((120, 100, 3), np.uint8)), person_boxes(result))
-    assert finder.find(np.zeros((120, 100, 3), np.uint8))[1]
-    assert person_boxes(PoseResult.empty(CROSS, (10, 10))).shape == (0, 5)
+    other = PoseResult.empty(CROSS, (10, 10))
+    (boxes, truncated), nobody = PersonFinder(lambda _: [result, other]).find([])
+    np.testing.assert_array_equal(boxes, person_boxes(result))
+    assert truncated
+    assert (nobody[0].shape, nobody[1]) == ((0, 5), False)
 
 
 def test_persons_with_too_few_joints_give_no_box(single: Path, model: Path) -> None:
