@@ -32,11 +32,14 @@ class PersonFinder:
     """Takes the persons of a bottom-up estimator.
 
     Args:
-        estimate: from a list of BGR uint8 pictures to the result of each.
+        estimate: from a list of BGR uint8 pictures to the result of each, persons by falling score, not
+            yet cut to a number: those that give no box must not take the places of others.
+        max_persons: at most so many boxes are found in a picture, the best.
     """
 
-    def __init__(self, estimate: Callable[[list[Picture]], Sequence[PoseResult]]) -> None:
+    def __init__(self, estimate: Callable[[list[Picture]], Sequence[PoseResult]], max_persons: int) -> None:
         self._estimate = estimate
+        self._max_persons = max_persons
 
     def find(self, images: Sequence[Picture]) -> list[tuple[NDArray[np.float32], bool]]:
         """Find the persons of all pictures by one call of the estimator.
@@ -44,7 +47,13 @@ class PersonFinder:
         Returns:
             Per picture the boxes, see `person_boxes`, and whether a limit on their number was hit.
         """
-        return [(person_boxes(result), result.truncated) for result in self._estimate(list(images))]
+        results = self._estimate(list(images))
+        boxes = [person_boxes(result) for result in results]
+        limit = self._max_persons
+        return [
+            (found[:limit], result.truncated or len(found) > limit)
+            for found, result in zip(boxes, results, strict=True)
+        ]
 
 
 def detect(

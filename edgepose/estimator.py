@@ -249,7 +249,7 @@ class Estimator:
             detector = self._own_finder = type(self)(detector, refine=False, **shared)
         if isinstance(detector, Estimator):
             _check_finder(detector.info.spec)
-            return PersonFinder(detector)
+            return PersonFinder(detector._everybody, detector._max_persons)
         if detector is not None and not callable(detector):
             raise InvalidInputError(
                 f"detector is not callable; found {type(detector).__name__}; give a function from a "
@@ -369,14 +369,21 @@ class Estimator:
         backend = self.info.backend
         return f"Estimator({self.info.spec.name!r}, {backend['name']} on {backend['device']})"
 
-    def _estimate(self, frames: list[Frame], boxes: Sequence[Any], names: Sequence[str]) -> list[PoseResult]:
+    def _everybody(self, images: list[NDArray[np.uint8]]) -> list[PoseResult]:
+        """The results of pictures with all persons that the limit on their number would leave out."""
+        nothing = [None] * len(images)
+        return self._estimate([Frame(image) for image in images], nothing, [""] * len(images), everybody=True)
+
+    def _estimate(
+        self, frames: list[Frame], boxes: Sequence[Any], names: Sequence[str], *, everybody: bool = False
+    ) -> list[PoseResult]:
         if not frames:
             return []
         with self._lock:
             self._check_usable()
             started = time.perf_counter()
             poses, times = self._run(frames, boxes, names)
-            poses = [self._choose(pose, given) for pose, given in zip(poses, boxes, strict=True)]
+            poses = [self._choose(pose, given, everybody) for pose, given in zip(poses, boxes, strict=True)]
             total = (time.perf_counter() - started) * 1e3
         share = len(frames)
         timings = Timings(
@@ -426,8 +433,11 @@ class Estimator:
             found = iter(detect(self._detector, rest, self._max_persons, self.info.spec.padding))
         return self._top_down(images, [next(found) if persons is None else persons for persons in known])
 
-    def _choose(self, poses: Poses, given: Any) -> Poses:
-        """The persons to return: those that the caller gave, else by threshold, similarity and number."""
+    def _choose(self, poses: Poses, given: Any, everybody: bool) -> Poses:
+        """The persons to return: those that the caller gave, else by threshold, similarity and number.
+
+        With `everybody` a bottom-up model's are not limited in number.
+        """
         if self._bottom_up is None and (given is not None or self._detector is None):
             return poses
         scores = poses.person_scores
@@ -440,7 +450,8 @@ class Estimator:
             rows = rows[oks_nms(keypoints, scores[rows], areas, sigmas, self._nms_threshold)]
         if self._bottom_up is None:
             return poses.take(np.sort(rows))
-        return poses.take(rows[: self._max_persons], truncated=len(rows) > self._max_persons)
+        limit = len(rows) if everybody else self._max_persons
+        return poses.take(rows[:limit], truncated=len(rows) > limit)
 
     def _check_usable(self) -> None:
         if self._closed:

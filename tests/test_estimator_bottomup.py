@@ -342,6 +342,25 @@ class TestFinder:
             assert {kernel["implementation"] for kernel in kernels} == {"numpy"}
         assert (len(result), result.truncated) == (1, True)
 
+    def test_persons_that_give_no_box_take_no_places(self, single: Path, finder: Path) -> None:
+        """The second best is a person; the best one has joints of one kind alone."""
+        people = [[FIRST[0], None], SECOND, [FIRST[1], (90.3, 100.2)]]
+        picture = people_picture(SIZE, people, peaks=[0.95, 0.6, 0.5])
+        options: dict[str, Any] = {"score_threshold": 0, "kernels": "numpy"}
+        with Estimator(finder, **options) as everybody:
+            assert np.isfinite(everybody(picture).keypoints).all(axis=2).sum(axis=1).tolist() == [2, 3, 3]
+        for limit, truncated in ((1, True), (2, False)):
+            with (
+                Estimator(finder, max_persons=limit, **options) as own,
+                Estimator(single, detector=own, **options) as by_own,
+                Estimator(single, detector=finder, max_persons=limit, **options) as by_path,
+            ):
+                assert len(own(picture)) == limit
+                for estimator in (by_own, by_path):
+                    result = estimator(picture)
+                    assert (len(result), result.truncated) == (limit, truncated)
+                    assert 145 < result.boxes[0, 0] < 155
+
     def test_the_default_threshold_is_that_of_bottom_up_models(self, single: Path, finder: Path) -> None:
         picture = spots(SIZE, [(60.3, 40.2), (120.4, 90.1), (60.0, 40.0)], radius=5)
         picture[:, :, 2] = 100  # the tag, and the third colour of the top-down model
@@ -411,7 +430,7 @@ def test_boxes_around_persons() -> None:
     expected = np.array([[2, 12, 58, 108, 0.9], [0, 0, 99, 119, 0.7]], np.float32)
     np.testing.assert_allclose(person_boxes(result), expected, rtol=1e-6)
     other = PoseResult.empty(CROSS, (10, 10))
-    (boxes, truncated), nobody = PersonFinder(lambda _: [result, other]).find([])
+    (boxes, truncated), nobody = PersonFinder(lambda _: [result, other], 30).find([])
     np.testing.assert_array_equal(boxes, person_boxes(result))
     assert truncated
     assert (nobody[0].shape, nobody[1]) == ((0, 5), False)
