@@ -126,7 +126,8 @@ class Estimator:
         score_threshold: persons with a lower score are dropped; None: 0.3, or 0.1 where a bottom-up
             model finds them. Persons that the caller gives by ``boxes=``, and the one of the whole
             picture, are always returned.
-        keypoint_threshold: joints with a lower score become NaN; scores and boxes stay as they are.
+        keypoint_threshold: joints with a lower score become NaN; scores and boxes stay as they are, and so do
+            persons that have no joint left.
         max_persons: at most so many persons, or boxes of the detector, are used, those with the highest
             scores; the result then says ``truncated``. All boxes given by ``boxes=`` are used.
         flip_test: average with the mirrored picture: more exact, twice the time.
