@@ -129,7 +129,8 @@ class Estimator:
         keypoint_threshold: joints with a lower score become NaN; scores and boxes stay as they are, and so do
             persons that have no joint left.
         max_persons: at most so many persons, or boxes of the detector, are used, those with the highest
-            scores; the result then says ``truncated``. All boxes given by ``boxes=`` are used.
+            scores; the result then says ``truncated``, and the first such is logged as a
+            warning. All boxes given by ``boxes=`` are used.
         flip_test: average with the mirrored picture: more exact, twice the time.
         scales: of a bottom-up model: average runs at these scales, for instance ``(0.5, 1, 2)``.
         refine: of a bottom-up model: fill missing joints with the best-fitting pixels of the maps; None:
@@ -239,6 +240,7 @@ class Estimator:
         self._lock = threading.RLock()  # a detector may call its own estimator
         self._process = os.getpid()
         self._closed = False
+        self._told_truncated = False
 
     def _open_detector(self, detector: Any) -> Detector | PersonFinder | None:
         """The detector, ready to find persons; a model's file is opened with this estimator's options."""
@@ -386,6 +388,8 @@ class Estimator:
             poses, times = self._run(frames, boxes, names)
             poses = [self._choose(pose, given, everybody) for pose, given in zip(poses, boxes, strict=True)]
             total = (time.perf_counter() - started) * 1e3
+            if not everybody:
+                self._tell_truncated(poses)
         share = len(frames)
         timings = Timings(
             times.preprocess / share, times.inference / share, times.postprocess / share, total / share
@@ -453,6 +457,18 @@ class Estimator:
             return poses.take(np.sort(rows))
         limit = len(rows) if everybody else self._max_persons
         return poses.take(rows[:limit], truncated=len(rows) > limit)
+
+    def _tell_truncated(self, poses: list[Poses]) -> None:
+        """Log the first time that persons may be missing."""
+        if self._told_truncated or not any(pose.truncated for pose in poses):
+            return
+        self._told_truncated = True
+        _log.warning(
+            "persons may be missing from a result, which says truncated; found a limit on their number hit; "
+            "raise max_persons, now %d%s (told once)",
+            self._max_persons,
+            ", or leave out official_grouping" if self._options["official_grouping"] else "",
+        )
 
     def _check_usable(self) -> None:
         if self._closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -130,6 +131,22 @@ class TestChoice:
         np.testing.assert_allclose(result.keypoints - SHIFT, [SECOND, FIRST], atol=0.7)
         with Estimator(model, max_persons=3, kernels="numpy") as estimator:
             assert not estimator(PICTURE).truncated
+
+    def test_the_first_truncated_result_is_logged(
+        self, model: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.WARNING, "edgepose")
+        alone = people_picture(SIZE, [FIRST])
+        with Estimator(model, max_persons=2, kernels="numpy") as estimator:
+            estimator(alone)
+            assert not caplog.records
+            estimator([alone, PICTURE, PICTURE])
+            estimator(PICTURE)
+            assert len(caplog.records) == 1
+            assert "raise max_persons, now 2 (told once)" in caplog.text
+        with Estimator(model, max_persons=2, official_grouping=True, kernels="numpy") as estimator:
+            estimator(PICTURE)
+        assert "now 2, or leave out official_grouping" in caplog.text
 
     def test_similar_persons_are_suppressed(self, tmp_path: Path) -> None:
         """With spots this close, and joints this vague, both persons are about the same place."""
@@ -331,7 +348,9 @@ class TestFinder:
         with pickle.loads(data) as copy:
             self.check(copy(self.picture))
 
-    def test_limits_and_options_reach_it(self, single: Path, finder: Path) -> None:
+    def test_limits_and_options_reach_it(
+        self, single: Path, finder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         with Estimator(
             single, detector=finder, max_persons=1, score_threshold=0, threads=1, kernels="numpy"
         ) as estimator:
@@ -341,6 +360,7 @@ class TestFinder:
             kernels = estimator._own_finder.info.kernels.values()
             assert {kernel["implementation"] for kernel in kernels} == {"numpy"}
         assert (len(result), result.truncated) == (1, True)
+        assert caplog.text.count("raise max_persons, now 1") == 1
 
     def test_persons_that_give_no_box_take_no_places(self, single: Path, finder: Path) -> None:
         """The second best is a person; the best one has joints of one kind alone."""
