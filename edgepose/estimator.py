@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -111,7 +111,8 @@ class Estimator:
     """Estimates human poses in pictures.
 
     May be called from many threads; calls take turns. Pickling carries the recipe (path and
-    options), so that a copy in another process opens the model itself; do not use one across a fork.
+    options), so that a copy in another process opens the model itself, and that of a detector, which is
+    closed with it; do not use one across a fork.
 
     Args:
         model: an ``.onnx`` file, the name of a packaged model, or None for the packaged default.
@@ -200,20 +201,34 @@ class Estimator:
         self._keypoint_threshold = keypoint_threshold
         self._nms_threshold = nms_threshold
         self._max_persons = max_persons
+        self._lock = threading.RLock()  # a detector may call its own estimator
+        self._process = os.getpid()
+        self._closed = False
+        self._told_truncated = False
 
         implementation = kernel_ops.get(kernels)
+        self._own_finder: Estimator | None = None
         self._backend = open_backend(self._path, device=device, threads=threads)
-        spec = self._backend.spec
+        try:
+            self._set_up(implementation)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, implementation: kernel_ops.Kernels) -> None:
+        """Make the pipeline for the opened model, and its detector."""
+        spec, options = self._backend.spec, self._options
+        detector = options["detector"]
         self._top_down: TopDown | None = None
         self._bottom_up: BottomUp | None = None
         if spec.task == "topdown":
             for name, default in (("scales", (1.0,)), ("refine", None), ("official_grouping", False)):
-                if self._options[name] != default:
+                if options[name] != default:
                     raise InvalidInputError(
-                        f"{name} serves bottom-up models; found {self._options[name]!r} for {spec.name!r}, "
+                        f"{name} serves bottom-up models; found {options[name]!r} for {spec.name!r}, "
                         "which is top-down; leave it out"
                     )
-            self._top_down = TopDown(self._backend, implementation, flip_test=flip_test)
+            self._top_down = TopDown(self._backend, implementation, flip_test=options["flip_test"])
         else:
             if detector is not None:
                 raise InvalidInputError(
@@ -225,22 +240,18 @@ class Estimator:
                 spec,
                 implementation,
                 fixed_size=self._backend.input_size,
-                flip_test=flip_test,
-                scales=scales,
-                refine=refine,
-                official=official_grouping,
-                max_persons=max_persons,
+                flip_test=options["flip_test"],
+                scales=options["scales"],
+                refine=options["refine"],
+                official=options["official_grouping"],
+                max_persons=options["max_persons"],
             )
-        self._own_finder: Estimator | None = None
         self._detector = self._open_detector(detector)
         finds = self._bottom_up is not None or isinstance(self._detector, PersonFinder)
+        threshold = options["score_threshold"]
         default_threshold = SCORE_THRESHOLD["bottomup" if finds else "topdown"]
-        self._score_threshold = default_threshold if score_threshold is None else score_threshold
+        self._score_threshold = default_threshold if threshold is None else threshold
         self._info = EstimatorInfo(self._path, spec, self._backend.describe(), implementation.status())
-        self._lock = threading.RLock()  # a detector may call its own estimator
-        self._process = os.getpid()
-        self._closed = False
-        self._told_truncated = False
 
     def _open_detector(self, detector: Any) -> Detector | PersonFinder | None:
         """The detector, ready to find persons; a model's file is opened with this estimator's options."""
@@ -366,7 +377,12 @@ class Estimator:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(type(self), str(self._path), **self._options), ()
+        options = dict(self._options)
+        finder = options["detector"]
+        if not isinstance(finder, Estimator):
+            return functools.partial(type(self), str(self._path), **options), ()
+        del options["detector"]
+        return _with_own_finder, (type(self), str(self._path), options, *finder.__reduce__())
 
     def __repr__(self) -> str:
         backend = self.info.backend
@@ -488,6 +504,24 @@ class Estimator:
             check_places(boxes, image.shape[:2], name)
             return PersonBoxes(boxes, scores, self.info.spec.padding)
         return PersonBoxes.of_picture(image) if self._detector is None else None
+
+
+def _with_own_finder(
+    kind: type[Estimator],
+    path: str,
+    options: dict[str, Any],
+    make_finder: Callable[..., Estimator],
+    arguments: tuple[Any, ...],
+) -> Estimator:
+    """Copy of an estimator and the one that is its detector, which is closed with it."""
+    finder = make_finder(*arguments)
+    try:
+        copy = kind(path, detector=finder, **options)
+    except BaseException:
+        finder.close()
+        raise
+    copy._own_finder = finder
+    return copy
 
 
 def _check_finder(spec: ModelSpec) -> None:

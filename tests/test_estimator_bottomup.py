@@ -16,6 +16,7 @@ from tiny_models import COLORS3, color_model, color_spec, people_model, people_p
 from edgepose import (
     BackendUnavailableError,
     Estimator,
+    EstimatorInfo,
     Frame,
     Grouping,
     InvalidInputError,
@@ -226,6 +227,38 @@ class TestOptions:
         with pytest.raises(InvalidInputError, match=option):
             Estimator(model, **{option: value})
 
+    def test_a_model_that_was_opened_in_vain_is_closed(
+        self, model: Path, single: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened: list[str] = []
+        init, close = OnnxRuntimeBackend.__init__, OnnxRuntimeBackend.close
+
+        def spy(self: OnnxRuntimeBackend, *arguments: Any, **options: Any) -> None:
+            init(self, *arguments, **options)
+            opened.append(self.spec.name)
+
+        monkeypatch.setattr(OnnxRuntimeBackend, "__init__", spy)
+        monkeypatch.setattr(
+            OnnxRuntimeBackend, "close", lambda self: opened.remove(self.spec.name) or close(self)
+        )
+        for path, options in (
+            (model, {"detector": len}),
+            (single, {"refine": True}),
+            (single, {"detector": 5}),
+        ):
+            with pytest.raises(InvalidInputError):
+                Estimator(path, kernels="numpy", **options)
+            assert opened == []
+
+        def fail(path: Path, *rest: Any) -> EstimatorInfo:
+            assert path != single, "after the finder is open"
+            return EstimatorInfo(path, *rest)
+
+        monkeypatch.setattr("edgepose.estimator.EstimatorInfo", fail)
+        with pytest.raises(AssertionError, match="after"):
+            Estimator(single, detector=model, kernels="numpy")
+        assert opened == []
+
     @pytest.mark.parametrize(
         ("option", "value"), [("scales", (0.5, 1)), ("refine", False), ("official_grouping", True)]
     )
@@ -347,6 +380,23 @@ class TestFinder:
             data = pickle.dumps(estimator)
         with pickle.loads(data) as copy:
             self.check(copy(self.picture))
+
+    def test_a_copy_closes_the_finder_that_came_with_it(self, single: Path, finder: Path) -> None:
+        with (
+            Estimator(finder, score_threshold=0, kernels="numpy") as found,
+            Estimator(single, detector=found, score_threshold=0, kernels="numpy") as estimator,
+        ):
+            other, copy = pickle.loads(pickle.dumps((found, estimator)))
+            with copy:
+                self.check(copy(self.picture))
+                again = pickle.loads(pickle.dumps(copy))
+            assert copy._own_finder not in (None, found, other)
+            with pytest.raises(BackendUnavailableError, match="closed"):
+                copy._own_finder(self.picture)
+            with again, other:
+                self.check(again(self.picture))
+                assert len(other(self.picture)) == 2
+            self.check(estimator(self.picture))
 
     def test_limits_and_options_reach_it(
         self, single: Path, finder: Path, caplog: pytest.LogCaptureFixture
