@@ -1,24 +1,35 @@
-"""The `ModelSpec` inside an ONNX file, read without any ONNX package.
+"""The `ModelSpec` and the input's shape inside an ONNX file, read without any ONNX package.
 
-An ONNX file is a protocol buffer (``ModelProto``). Only its top level is walked: the graph with the
-weights is stepped over, so that this costs neither memory nor time.
+An ONNX file is a protocol buffer (``ModelProto``). For the spec only its top level is walked, for the shape
+that of the graph too: weights and nodes are stepped over, so that this costs neither memory nor time.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
+from edgepose.backends.base import INPUT
 from edgepose.errors import ModelFormatError, ModelNotFoundError
 from edgepose.spec import MAX_JSON_BYTES, METADATA_KEY, ModelSpec
 
-__all__ = ["read_spec"]
+__all__ = ["read_input_shape", "read_spec"]
 
 _GRAPH, _METADATA_PROPS = 7, 14  # field numbers in ModelProto
 _KEY, _VALUE = 1, 2  # in StringStringEntryProto
+_GRAPH_INPUT = 11  # in GraphProto
+_NAME, _TYPE = 1, 2  # in ValueInfoProto
+_TENSOR_TYPE = 1  # in TypeProto
+_SHAPE = 2  # in TypeProto.Tensor
+_DIM = 1  # in TensorShapeProto
+_DIM_VALUE = 1  # in TensorShapeProto.Dimension
+_MAX_DIMS = 8
 _FIXED_SIZES = {1: 8, 5: 4}  # by wire type
-_BYTES = 2
+_VARINT, _BYTES = 0, 2
+
+_T = TypeVar("_T")
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -28,21 +39,7 @@ def read_spec(path: Path) -> ModelSpec:
         ModelNotFoundError: there is no such file.
         ModelFormatError: it is empty, no ONNX file, cut short, or carries no usable spec.
     """
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if not size:
-                raise ModelFormatError(f"cannot read {path}; the file is empty; get or export it again")
-            try:
-                spec = _find_spec(file, size)
-            except _NotOnnx as error:
-                raise ModelFormatError(
-                    f"cannot read {path}; not a complete ONNX file: {error}; get or export it again"
-                ) from None
-    except FileNotFoundError:
-        raise ModelNotFoundError(f"model not found: {path}; check the path") from None
-    except OSError as error:
-        raise ModelFormatError(f"cannot read {path}; {error.strerror}; give an .onnx file") from error
+    spec = _read(path, _find_spec)
     if spec is None:
         raise ModelFormatError(
             f"cannot run {path}; the ONNX file carries no edgepose ModelSpec; export it with "
@@ -54,6 +51,38 @@ def read_spec(path: Path) -> ModelSpec:
         raise ModelFormatError(f"cannot run {path}; {error}") from error
 
 
+def read_input_shape(path: Path) -> list[int | None] | None:
+    """Read the shape of the input ``image`` of an ONNX file: None for an axis that is free.
+
+    Returns:
+        The shape, or None where there is no such input or it says none.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFormatError: it is empty, no ONNX file, or cut short before the end of its graph.
+    """
+    return _read(path, _find_input_shape)
+
+
+def _read(path: Path, find: Callable[[BinaryIO, int], _T]) -> _T:
+    """What `find` makes of the open file and its size."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if not size:
+                raise ModelFormatError(f"cannot read {path}; the file is empty; get or export it again")
+            try:
+                return find(file, size)
+            except _NotOnnx as error:
+                raise ModelFormatError(
+                    f"cannot read {path}; not a complete ONNX file: {error}; get or export it again"
+                ) from None
+    except FileNotFoundError:
+        raise ModelNotFoundError(f"model not found: {path}; check the path") from None
+    except OSError as error:
+        raise ModelFormatError(f"cannot read {path}; {error.strerror}; give an .onnx file") from error
+
+
 class _NotOnnx(Exception):
     pass
 
@@ -62,42 +91,80 @@ def _find_spec(file: BinaryIO, size: int) -> bytes | None:
     """The value of our key in ``metadata_props``."""
     spec = None
     has_graph = False
-    while file.tell() < size:
-        field, wire = divmod(_varint(file), 8)
-        if wire == _BYTES:
-            length = _varint(file)
-            end = file.tell() + length
-            if end > size:
-                raise _NotOnnx(f"a field ends at byte {end} of {size}")
-            has_graph |= field == _GRAPH
-            if field == _METADATA_PROPS and length <= MAX_JSON_BYTES + 64:
-                entry = _entry(file, end)
-                if entry.get(_KEY) == METADATA_KEY.encode():
-                    spec = entry.get(_VALUE, b"")
-            file.seek(end)
-        elif wire == 0:
-            _varint(file)
-        elif wire in _FIXED_SIZES and file.tell() + _FIXED_SIZES[wire] <= size:
-            file.seek(_FIXED_SIZES[wire], os.SEEK_CUR)
-        else:
-            raise _NotOnnx(f"unknown content at byte {file.tell()}")
-        if field == 0:
-            raise _NotOnnx("unknown content at its start")
+    for field, wire, end in _fields(file, size):
+        has_graph |= field == _GRAPH and wire == _BYTES
+        if field == _METADATA_PROPS and wire == _BYTES and end - file.tell() <= MAX_JSON_BYTES + 64:
+            entry = {
+                number: file.read(stop - file.tell())
+                for number, kind, stop in _fields(file, end)
+                if kind == _BYTES
+            }
+            if entry.get(_KEY) == METADATA_KEY.encode():
+                spec = entry.get(_VALUE, b"")
     if not has_graph:
         raise _NotOnnx("there is no graph in it")
     return spec
 
 
-def _entry(file: BinaryIO, end: int) -> dict[int, bytes]:
-    """The fields of one key-value pair, which end at byte `end`."""
-    fields = {}
+def _find_input_shape(file: BinaryIO, size: int) -> list[int | None] | None:
+    """The shape of our input."""
+    graph = None
+    for graph in _parts(file, size, _GRAPH):
+        for value in _parts(file, graph, _GRAPH_INPUT):
+            name, shape = b"", None
+            for field, wire, end in _fields(file, value):
+                if field == _NAME and wire == _BYTES:
+                    name = file.read(min(end - file.tell(), len(INPUT) + 1))
+                elif field == _TYPE and wire == _BYTES:
+                    shape = _shape(file, end)
+            if name == INPUT.encode():
+                return shape
+    if graph is None:
+        raise _NotOnnx("there is no graph in it")
+    return None
+
+
+def _shape(file: BinaryIO, end: int) -> list[int | None] | None:
+    """The axes of a tensor's type."""
+    shape: list[int | None] | None = None
+    for tensor in _parts(file, end, _TENSOR_TYPE):
+        for axes in _parts(file, tensor, _SHAPE):
+            shape = []
+            for axis in _parts(file, axes, _DIM):
+                if len(shape) == _MAX_DIMS:
+                    raise _NotOnnx("an input has too many axes")
+                length = 0
+                for field, wire, value in _fields(file, axis):
+                    if field == _DIM_VALUE and wire == _VARINT:
+                        length = value
+                shape.append(length if 0 < length < 1 << 31 else None)
+    return shape
+
+
+def _parts(file: BinaryIO, end: int, number: int) -> Iterator[int]:
+    """The ends of the messages with this field number; the file stands at the start of each in turn."""
+    for field, wire, stop in _fields(file, end):
+        if field == number and wire == _BYTES:
+            yield stop
+
+
+def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int, int]]:
+    """Walk the fields of a message that ends at byte `end`.
+
+    Yields:
+        Number, wire type, and the value of a varint, else the byte at which the field's content ends;
+        the file stands at its start, and may be moved within.
+    """
     while file.tell() < end:
         field, wire = divmod(_varint(file), 8)
-        length = _varint(file)
-        if wire != _BYTES or file.tell() + length > end:
-            raise _NotOnnx("damaged metadata")
-        fields[field] = file.read(length)
-    return fields
+        value = _varint(file) if wire in (_VARINT, _BYTES) else _FIXED_SIZES.get(wire)
+        if field == 0 or value is None:
+            raise _NotOnnx(f"unknown content at byte {file.tell()}")
+        stop = file.tell() + (0 if wire == _VARINT else value)
+        if stop > end:
+            raise _NotOnnx(f"a field ends at byte {stop} of {end}")
+        yield field, wire, value if wire == _VARINT else stop
+        file.seek(stop)
 
 
 def _varint(file: BinaryIO) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepose.backends import read_model_spec
+from edgepose.backends.onnx_metadata import read_input_shape
 from edgepose.estimator import DEFAULT_MODEL, resolve_model
 from edgepose.spec import Grouping, ModelSpec
 
@@ -39,13 +40,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _rows(path: Path, spec: ModelSpec) -> list[tuple[str, str]]:
-    height, width = spec.input_size
-    size = f"{height} x {width} (height x width)" if spec.grouping is None else f"shorter side {height}"
     rows = [
         ("model", spec.name),
         ("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"),
         ("task", spec.task),
-        ("input", f"{size}, {spec.color}"),
+        *_input_rows(read_input_shape(path) or [], spec),
         ("mean", " ".join(f"{value:g}" for value in spec.mean)),
         ("std", " ".join(f"{value:g}" for value in spec.std)),
         ("coordinates", spec.coordinates),
@@ -59,6 +58,16 @@ def _rows(path: Path, spec: ModelSpec) -> list[tuple[str, str]]:
             rows.append((title, f"{key}: {value if isinstance(value, str) else json.dumps(value)}"))
             title = ""
     return rows
+
+
+def _input_rows(shape: list[int | None], spec: ModelSpec) -> list[tuple[str, str]]:
+    """The input's size and batch; those of the file where the description leaves them open."""
+    batch, _, height, width = shape if len(shape) == 4 else (None, 3, None, None)
+    if spec.grouping is None:
+        height, width = spec.input_size
+    fixed = height is not None and width is not None
+    size = f"{height} x {width} (height x width)" if fixed else f"shorter side {spec.input_size[0]}"
+    return [("input", f"{size}, {spec.color}"), ("batch", "free" if batch is None else str(batch))]
 
 
 def _top_down_rows(spec: ModelSpec) -> list[tuple[str, str]]:

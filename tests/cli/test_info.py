@@ -28,6 +28,7 @@ def test_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (
         "model        colors",
         "64 x 48 (height x width), bgr",
+        "batch        free",
         "soft_argmax, beta 160, refine quarter, bias 1 px",
         "provenance   licence: Apache-2.0",
         "             epochs: 140",
@@ -55,6 +56,13 @@ def test_a_bottom_up_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["info", path, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["grouping"]["max_people"] == 12
+
+
+def test_what_the_file_fixes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(people_model(tmp_path / "a.onnx", size=(160, 256)))]) == 0
+    assert "input        160 x 256 (height x width), bgr\nbatch        free\n" in capsys.readouterr().out
+    assert main(["info", str(color_model(tmp_path / "b.onnx", batch=4))]) == 0
+    assert "batch        4\n" in capsys.readouterr().out
 
 
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
