@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edgepose.backends import read_model_spec
 from edgepose.cli.progress import Progress
 from edgepose.cli.writers import FORMATS, TEXT_FORMATS, infer_format, names_picture, open_writer
 from edgepose.errors import BackendUnavailableError, InvalidInputError
-from edgepose.estimator import DEFAULT_MODEL, Estimator
+from edgepose.estimator import DEFAULT_MODEL, Estimator, resolve_model
 from edgepose.optional import require_cv2
 from edgepose.pipeline.bottomup import check_scales
 from edgepose.result import PoseResult
 from edgepose.sources import Frame, FrameSource, Skip, open_source
+from edgepose.spec import ModelSpec
 
 __all__ = ["add_parser"]
 
@@ -124,13 +126,15 @@ def run(arguments: argparse.Namespace) -> int:
     skips = _Skips()
     source = open_source(arguments.source, skips)
     output_format = _output_format(arguments, source)
+    model = resolve_model(arguments.model)
+    _check_task(arguments, read_model_spec(model))
     boxes = None if arguments.boxes is None else _read_boxes(arguments.boxes, source)
     window = _Window(source) if arguments.show else None
     # A single picture's joints are worth printing even when they are written to a file too.
     wanted = source.kind == "image" if arguments.output else output_format is None
     report = _Report(source) if wanted else None
 
-    with Estimator(arguments.model, **_options(arguments)) as estimator:
+    with Estimator(model, **_options(arguments)) as estimator:
         writer = None
         if output_format is not None:
             writer = open_writer(
@@ -168,6 +172,23 @@ def run(arguments: argparse.Namespace) -> int:
             if window is not None:
                 window.close()
     return _summary(arguments, source, skips, done, interrupted)
+
+
+def _check_task(arguments: argparse.Namespace, spec: ModelSpec) -> None:
+    """End with exit code 2 where options are given that serve models of another task."""
+    bottom_up = spec.task == "bottomup"
+    if bottom_up:
+        flags = {"--boxes": arguments.boxes, "--detector": arguments.detector}
+    else:
+        refine = "--no-refine" if arguments.refine is False else "--refine"
+        flags = {"--scales": arguments.scales, refine: arguments.refine}
+    given = [flag for flag, value in flags.items() if value is not None]
+    if given:
+        this, other = ("bottom-up", "top-down") if bottom_up else ("top-down", "bottom-up")
+        arguments.parser.error(
+            f"{' and '.join(given)} cannot be used; {spec.name!r} is a {this} model; leave "
+            f"{'it' if len(given) == 1 else 'them'} out, or take a {other} one"
+        )
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:

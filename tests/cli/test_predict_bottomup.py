@@ -143,23 +143,48 @@ def test_a_detector(capsys: pytest.CaptureFixture[str]) -> None:
     assert "top-down model" in capsys.readouterr().err
 
 
+def test_failures_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    single = str(color_model(Path("colors.onnx")))
+    assert main(["predict", "people.png", "--model", single, "--detector", "unknown"]) == 1
+    errors = capsys.readouterr().err
+    assert "no packaged model 'unknown'" in errors
+    assert len(errors.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("kind", "arguments", "words"),
     [
-        (["--boxes", "boxes.json"], "boxes cannot be used"),
-        (["--detector", "MODEL"], "detector serves top-down models"),
-        (["--detector", "unknown"], "no packaged model 'unknown'"),
+        (
+            "people",
+            ["--boxes", "boxes.json"],
+            "--boxes cannot be used; 'people' is a bottom-up model; leave it",
+        ),
+        ("people", ["--boxes", "missing.json"], "--boxes cannot be used"),
+        ("people", ["--detector", "multi"], "--detector cannot be used"),
+        (
+            "people",
+            ["--detector", "unknown", "--boxes", "boxes.json"],
+            "--boxes and --detector cannot be used",
+        ),
+        ("colors", ["--scales", "0.5,1"], "--scales cannot be used; 'colors' is a top-down model"),
+        ("colors", ["--scales", "1"], "or take a bottom-up one"),
+        ("colors", ["--refine"], ": --refine cannot"),
+        (
+            "colors",
+            ["--no-refine", "--scales", "1,2"],
+            "--scales and --no-refine cannot be used; 'colors' is",
+        ),
     ],
 )
-def test_failures_are_one_line(
-    model: str, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+def test_options_for_models_of_another_kind_are_wrong_usage(
+    capsys: pytest.CaptureFixture[str], kind: str, arguments: list[str], words: str
 ) -> None:
     Path("boxes.json").write_text("[[0, 0, 50, 50]]")
-    arguments = [model if word == "MODEL" else word for word in arguments]
-    assert main(["predict", "people.png", "--model", model, *arguments]) == 1
-    errors = capsys.readouterr().err
-    assert words in errors
-    assert len(errors.splitlines()) == 1
+    model = {"people": people_model, "colors": color_model}[kind](Path("model.onnx"))
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", "people.png", "--model", str(model), *arguments])
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
