@@ -234,9 +234,11 @@ def test_initialisations() -> None:
     attention = network.layer4[1].att.conv_mask.weight.detach()  # by fan-in: a soft choice of positions
     assert float(attention.std()) == pytest.approx((2 / 512) ** 0.5, rel=0.2)
     assert not network.layer1[0].att.channel_add_conv[3].weight.any()  # a block starts as identity
+    small = create("higherlpn50", joints=3, width=4)
+    init_weights(small, "kaiming")
     network = HigherHRNet(4, 3)
     init_weights(network, "kaiming")
-    for layer in network.final_layers:
+    for layer in (*network.final_layers, *small.head.final_layers):
         assert float(layer.weight.detach().abs().max()) < 0.01
     assert float(network.deconv_layers[0][1][0].conv1.weight.detach().std()) > 0.1
     with pytest.raises(InvalidInputError, match="found 'xavier'; use 'normal' or 'kaiming'"):
