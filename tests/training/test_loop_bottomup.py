@@ -34,7 +34,8 @@ def test_each_kind_of_data_is_learnt(write_bottom_up: Write, tmp_path: Path, nam
     trainer = Trainer(load_config(write_bottom_up(**options, epochs=4)), tmp_path / "run")
     examples = trainer._task.examples
     assert len(examples) == count
-    assert all(_shapes(examples[i]) == _shapes(examples[0]) for i in range(count))  # a batch may hold both kinds
+    shapes = [_shapes(examples[i]) for i in range(count)]
+    assert all(shape == shapes[0] for shape in shapes)  # a batch may hold both kinds
     trainer.run()
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
