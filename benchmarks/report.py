@@ -19,7 +19,7 @@ SECTIONS = (
     ),
     (
         "Bottom-up decode",
-        "bottomup.py",
+        "bottomup.py --network",
         "From a bottom-up network's maps to persons, on one thread: peaks, grouping, quarter step, missing "
         "joints (refine). Peaks and times depend on the maps: these are made, with people that lack joints.",
     ),
@@ -64,8 +64,9 @@ def measure(script: str, options: list[str]) -> str:
     Raises:
         SystemExit: it failed; nothing is written then.
     """
+    name, *own = script.split()
     done = subprocess.run(
-        [sys.executable, str(HERE / script), *options],
+        [sys.executable, str(HERE / name), *own, *options],
         cwd=HERE.parent,
         env={**os.environ, "PYTHONPATH": str(HERE.parent)},  # for the training package of the checkout
         stdout=subprocess.PIPE,
