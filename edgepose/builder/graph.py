@@ -1,0 +1,131 @@
+"""An ONNX graph that is being rewritten: who makes a value, who uses it, and what is constant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.optional import require
+
+__all__ = ["Graph"]
+
+
+class Graph:
+    """A view of a model's graph that keeps its look-up tables while nodes come and go.
+
+    Attributes:
+        model: ``onnx.ModelProto``, changed in place.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._onnx = require("onnx", "building a model", "edgepose[build]")
+        self.model = model
+        self._graph = model.graph
+        self._constants = {item.name: item for item in self._graph.initializer}
+        self._outputs = {item.name for item in self._graph.output}
+        self._names = {name for node in self._graph.node for name in (node.name, *node.input, *node.output)}
+        self._index()
+
+    def _index(self) -> None:
+        self._producers = {name: node for node in self._graph.node for name in node.output}
+        self._consumers: dict[str, list[Any]] = {}
+        for node in self._graph.node:
+            for name in node.input:
+                self._consumers.setdefault(name, []).append(node)
+
+    @property
+    def nodes(self) -> list[Any]:
+        """The nodes in their order, as a list of its own."""
+        return list(self._graph.node)
+
+    def producer(self, name: str) -> Any:
+        """The node that makes a value, or None for inputs and constants."""
+        return self._producers.get(name)
+
+    def consumers(self, name: str) -> list[Any]:
+        """The nodes that use a value."""
+        return self._consumers.get(name, [])
+
+    def is_output(self, name: str) -> bool:
+        """Whether a value is one of the graph's outputs."""
+        return name in self._outputs
+
+    def only_consumer(self, name: str, kind: str) -> Any:
+        """The node that uses a value, if it is the only one, of this kind, and the value no output."""
+        found = self.consumers(name)
+        fits = len(found) == 1 and found[0].op_type == kind and not self.is_output(name)
+        return found[0] if fits else None
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """The value of a constant, or None if it is computed."""
+        if name not in self._constants:
+            return None
+        value: NDArray[Any] = self._onnx.numpy_helper.to_array(self._constants[name])
+        return value
+
+    def attribute(self, node: Any, name: str, default: Any = None) -> Any:
+        """A node's attribute; whole numbers come as lists."""
+        for item in node.attribute:
+            if item.name == name:
+                value = self._onnx.helper.get_attribute_value(item)
+                return list(value) if isinstance(value, Sequence) and not isinstance(value, bytes) else value
+        return default
+
+    def add_constant(self, value: NDArray[Any], like: str) -> str:
+        """Store a constant under a new name that tells of another."""
+        name = self.new_name(like)
+        tensor = self._onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self._graph.initializer.append(tensor)
+        self._constants[name] = self._graph.initializer[-1]
+        return name
+
+    def new_name(self, like: str) -> str:
+        """A name that is not in use."""
+        count = 0
+        while (name := f"{like}:{count}") in self._names:
+            count += 1
+        self._names.add(name)
+        return name
+
+    def node(self, kind: str, inputs: Sequence[str], like: str, output: str = "", **attributes: Any) -> Any:
+        """A node that stands nowhere yet, with one output."""
+        name = self.new_name(like)
+        return self._onnx.helper.make_node(kind, list(inputs), [output or name], name=name, **attributes)
+
+    def replace(self, old: Sequence[Any], new: Sequence[Any]) -> None:
+        """Put new nodes, in their order, where the last of the old ones stood."""
+        gone = {id(node) for node in old}
+        kept: list[Any] = []
+        place = 0
+        for node in self._graph.node:
+            if id(node) in gone:
+                place = len(kept)
+            else:
+                kept.append(node)
+        kept[place:place] = new
+        kept = [self._copy(node) for node in kept]
+        del self._graph.node[:]
+        self._graph.node.extend(kept)
+        self._index()
+
+    def _copy(self, node: Any) -> Any:
+        copied = self._onnx.NodeProto()
+        copied.CopyFrom(node)
+        return copied
+
+    def clean(self) -> None:
+        """Drop constants and shapes of values that are no longer there."""
+        used = {name for node in self._graph.node for name in node.input} | self._outputs
+        stored = [item for item in self._graph.initializer if item.name in used]
+        copies = []
+        for item in stored:
+            copied = self._onnx.TensorProto()
+            copied.CopyFrom(item)
+            copies.append(copied)
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(copies)
+        self._constants = {item.name: item for item in self._graph.initializer}
+        del self._graph.value_info[:]

@@ -1,0 +1,32 @@
+"""Rewritings of a graph that keep its function.
+
+Each stands in a file of its own and tells how often it applied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgepose.builder.graph import Graph
+from edgepose.builder.passes.context_pooling import simplify_context_pooling
+from edgepose.builder.passes.deconvolution import split_last_deconvolutions
+from edgepose.builder.passes.simplify import simplify
+
+__all__ = ["PASSES", "rewrite"]
+
+PASSES = {"context_pooling": simplify_context_pooling, "deconvolution": split_last_deconvolutions}
+"""By name, in the order in which they run; the simplifier runs before them."""
+
+
+def rewrite(model: Any) -> tuple[Any, dict[str, int]]:
+    """Simplify a model, then run all passes.
+
+    Args:
+        model: ``onnx.ModelProto``; it stays as it is.
+
+    Returns:
+        the new model, and how often each pass applied.
+    """
+    model = simplify(model)
+    graph = Graph(model)
+    return model, {name: apply(graph) for name, apply in PASSES.items()}

@@ -1,0 +1,88 @@
+"""Networks of the registry, exported and built: the same function, and what was rewritten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from edgepose.builder.passes import rewrite
+from training.config import TrainConfig
+from training.export import export, model_spec
+from training.models import create
+from training.models.registry import names
+
+pytest.importorskip("onnxslim")
+
+SIDE = 64
+QUICK = {
+    "lpn50": {"context_pooling": 16, "deconvolution": 1},
+    "simplebaseline50": {"context_pooling": 0, "deconvolution": 1},
+    "higherlpn50": {"context_pooling": 16, "deconvolution": 0},
+    "hrnet_w32": {"context_pooling": 0, "deconvolution": 0},
+    "higherhrnet_w32": {"context_pooling": 0, "deconvolution": 0},
+}
+"""How often each rewriting applies; the other networks, which are larger, are checked by `make test-slow`."""
+OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("lpn50", {"attention": "se"}),
+    ("lpn50", {"attention": None}),
+]
+
+
+def every_network() -> list[Any]:
+    rest = [name for name in names() if name not in QUICK and not name.startswith("plain")]
+    return [(name, {}) for name in QUICK] + OPTIONS + [
+        pytest.param(name, {}, marks=pytest.mark.slow) for name in rest
+    ]  # fmt: skip
+
+
+@torch.no_grad()
+def random_network(name: str, options: dict[str, Any]) -> nn.Module:
+    """A network whose every part matters: no weight and no statistic as it starts."""
+    torch.manual_seed(5)
+    network = create(name, joints=17, **options)
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            fan = module.weight[0].numel() if isinstance(module, nn.Conv2d) else 4 * module.weight.shape[1]
+            module.weight.normal_(std=0.8 * fan**-0.5)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.6, 1.4)
+            module.weight.uniform_(0.8, 1.2)
+            module.bias.normal_(std=0.1)
+    return network
+
+
+@pytest.mark.parametrize(("name", "options"), every_network())
+def test_the_built_network_computes_the_same(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    network = random_network(name, options)
+    bottom_up = name.startswith("higher")
+    config = TrainConfig(
+        name=name,
+        model=name,
+        task="bottomup" if bottom_up else "topdown",
+        skeleton="coco17",
+        input_size=[SIDE, SIDE],
+        coordinates="legacy",
+    )
+    source = tmp_path / "source.onnx"
+    export(network, model_spec(config), source)
+    before = onnx.load(str(source))
+    after, counts = rewrite(before)
+    if not options and name in QUICK:
+        assert counts == QUICK[name]
+    images = np.random.default_rng(0).standard_normal((2, 3, SIDE, SIDE)).astype(np.float32)
+    results = [
+        onnxruntime.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        ).run(None, {"image": images})
+        for model in (before, after)
+    ]  # fmt: skip
+    for expected, found in zip(*results, strict=True):
+        assert np.abs(found - expected).max() <= 1e-4 * expected.std()
