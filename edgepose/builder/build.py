@@ -1,25 +1,59 @@
-"""From an exported ONNX file to a faster one that is shown to compute the same."""
+"""From an exported ONNX file to a faster one that is shown to compute the same, or nearly so."""
 
 from __future__ import annotations
 
+import platform
+import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 import edgepose
-from edgepose.builder.parity import TOLERANCES, Parity, compare
+from edgepose.backends import open_backend
+from edgepose.builder.parity import TOLERANCES, Parity, compare, record_batches
 from edgepose.builder.passes import rewrite
+from edgepose.builder.quantize import Quantizer
+from edgepose.builder.search import quantize_within
 from edgepose.builder.source import Source, load_source
-from edgepose.errors import BuildError, InvalidInputError
+from edgepose.errors import BuildError, InvalidInputError, ParityError
 from edgepose.optional import require
 from edgepose.spec import METADATA_KEY, ModelSpec
 
-__all__ = ["Report", "build"]
+__all__ = ["PRECISIONS", "Options", "Report", "build"]
+
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS = ("fp32", "int8", "auto")
+PROBES = 8
+"""Pictures that the search for sensitive layers looks at."""
+ROUNDS = 15
+"""Runs that a candidate is timed by."""
+
+Images = Sequence[NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to build.
+
+    Attributes:
+        precision: ``"fp32"``; ``"int8"``; or ``"auto"``: both, of which the faster one on this machine
+            is kept, int8 only within `max_drop`.
+        calibration: BGR uint8 (H, W, 3) pictures of people by which int8 is calibrated, some hundred.
+        activations: of int8, see `edgepose.builder.quantize`; None: as this machine runs them best.
+        max_drop: of int8: by how much the mean object keypoint similarity to the source may fall below 1.
+        threads: CPU threads of verification and timing; None: all that this process may use.
+    """
+
+    precision: str = "fp32"
+    calibration: Images = ()
+    activations: str | None = None
+    max_drop: float = 0.03
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -28,91 +62,213 @@ class Report:
 
     Attributes:
         source, output: the files.
+        precision: of the output.
         passes: how often each rewriting of the graph applied.
+        quantization: of int8: how it was calibrated, what was tried and which layers stayed in float.
         parity: of the output against the source, as measured on the pictures.
         bytes: size of source and output.
-        seconds: how long it took.
+        milliseconds: by precision, median time of the network on one picture, where `auto` had to choose.
+        seconds: how long the build took.
     """
 
     source: Path
     output: Path
+    precision: str
     passes: dict[str, int]
+    quantization: dict[str, Any]
     parity: Parity
     bytes: tuple[int, int]
-    seconds: float
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready form."""
         return {
             "source": str(self.source),
             "output": str(self.output),
+            "precision": self.precision,
             "passes": self.passes,
+            "quantization": self.quantization,
             "parity": self.parity.to_dict(),
             "bytes": list(self.bytes),
+            "milliseconds": {name: round(value, 3) for name, value in self.milliseconds.items()},
             "seconds": round(self.seconds, 2),
         }
 
 
-def build(
-    source: Path, output: Path, images: Sequence[NDArray[np.uint8]], *, threads: int | None = None
-) -> Report:
+@dataclass(frozen=True)
+class _Candidate:
+    precision: Precision
+    model: Any
+    parity: Parity
+    quantization: dict[str, Any] = field(default_factory=dict)
+
+
+def build(source: Path, output: Path, images: Images, options: Options | None = None) -> Report:
     """Rewrite a model's graph for speed, verify the result on pictures, and write it.
 
-    The output appears whole, when it has been verified; the same inputs give the same bytes. It carries the
-    source's description, with what was done under ``provenance["built"]`` and the differences under
-    ``parity``.
+    The output appears whole, when it has been verified; with a fixed precision the same inputs give the same
+    bytes. It carries the source's description, with what was done under ``provenance["built"]`` and the
+    differences under ``parity``.
 
     Args:
-        source: an ONNX file with its description inside.
+        source: an ONNX file in float with its description inside.
         output: the ONNX file to write; an older one is replaced.
         images: BGR uint8 (H, W, 3) pictures that show people, to verify on.
-        threads: of the verification.
+        options: what to build.
 
     Raises:
-        InvalidInputError: there are no pictures, or the output cannot be written there.
+        InvalidInputError: there are no pictures, an option is not usable, or the output cannot be written.
         ModelNotFoundError, ModelFormatError: the source is not usable.
         BackendUnavailableError: a package is missing.
-        BuildError: a step fails.
-        ParityError: the result differs from the source by more than `TOLERANCES` allow; nothing is written.
+        BuildError, CalibrationError: a step fails.
+        ParityError: the result differs from the source by more than is allowed; nothing is written.
     """
     started = time.perf_counter()
+    options = options or Options()
+    _check(source, output, images, options)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"cannot write {output}; {error.strerror}; check the path") from error
+    loaded = load_source(source)
+    if loaded.spec.precision != "fp32":
+        raise InvalidInputError(
+            f"cannot build from {source}; found a file of {loaded.spec.precision}; give the one in fp32 that "
+            "it was made from"
+        )
+    model, passes = rewrite(loaded.model)
+    part = output.with_name(output.name + ".part.onnx")
+    times: dict[str, float] = {}
+    try:
+        candidates = _candidates(loaded, model, part, images, options)
+        if len(candidates) > 1:
+            times = _times(candidates, loaded.spec, part, source, images[0], options.threads)
+        best = min(candidates, key=lambda candidate: times.get(candidate.precision, 0))
+        built = {"passes": passes, "with": _versions(best.precision)}
+        if best.quantization:
+            built["quantization"] = best.quantization
+        spec = replace(
+            loaded.spec,
+            precision=best.precision,
+            provenance={**loaded.spec.provenance, "built": built},
+            parity={**loaded.spec.parity, "built": best.parity.to_dict()},
+        )
+        _write(best.model, spec, part)
+        part.replace(output)
+    except OSError as error:
+        raise InvalidInputError(f"cannot write {output}; {error.strerror}; check the path") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return Report(
+        source, output, best.precision, passes, best.quantization, best.parity,
+        (source.stat().st_size, output.stat().st_size), times, time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def _check(source: Path, output: Path, images: Images, options: Options) -> None:
+    if options.precision not in PRECISIONS:
+        raise InvalidInputError(
+            f"unknown precision; found {options.precision!r}; give one of {', '.join(PRECISIONS)}"
+        )
+    if not 0 <= options.max_drop <= 1:
+        raise InvalidInputError(
+            f"max_drop is not usable; found {options.max_drop}; give a number from 0 to 1"
+        )
     if not len(images):
         raise InvalidInputError("nothing to verify on; found no pictures; give some that show people")
+    if options.precision != "fp32" and not len(options.calibration):
+        raise InvalidInputError(
+            f"precision {options.precision} needs pictures to calibrate on; found none; give some hundred of "
+            "people, as the camera will see them"
+        )
     if output.suffix.lower() != ".onnx":
         raise InvalidInputError(
             f"cannot build {output}; found the suffix {output.suffix!r}; name an .onnx file"
         )
     if output.exists() and output.samefile(source):
         raise InvalidInputError(f"cannot build {output} from itself; give another name")
+
+
+def _candidates(loaded: Source, model: Any, part: Path, images: Images, options: Options) -> list[_Candidate]:
+    """The models of the precisions that were asked for, each within its bounds."""
+
+    def measure(candidate: Any, pictures: Images = images) -> Parity:
+        _write(candidate, loaded.spec, part)
+        return compare(loaded.path, part, pictures, threads=options.threads)
+
+    found = []
+    if options.precision != "int8":
+        parity = measure(model)
+        TOLERANCES["fp32"].check(parity, part.name.removesuffix(".part.onnx"))
+        found.append(_Candidate("fp32", model, parity))
+    if options.precision != "fp32":
+        activations = options.activations or _natural_activations()
+        batches = record_batches(loaded.path, options.calibration, options.threads)
+        quantizer = Quantizer(model, batches, activations)
+        tolerance = replace(TOLERANCES["int8"], oks=1 - options.max_drop)
+        try:
+            best = quantize_within(
+                quantizer,
+                measure,
+                lambda candidate: measure(candidate, images[:PROBES]),
+                tolerance,
+                loaded.spec.name,
+            )
+        except ParityError:
+            if not found:
+                raise
+            return found  # auto: what keeps its bounds
+        notes: dict[str, Any] = {
+            "activations": activations,
+            "pictures": len(batches),
+            "method": best.method,
+            "tried": best.tried,
+            "float": list(best.kept),
+        }
+        if best.gains:
+            notes["gains"] = {name: float(f"{gain:.3g}") for name, gain in best.gains.items() if gain > 0}
+        found.append(_Candidate("int8", best.model, best.parity, notes))
+    return found
+
+
+def _natural_activations() -> str:
+    """What ONNX Runtime executes fastest on this processor."""
+    return "uint8" if platform.machine().lower() in ("x86_64", "amd64") else "int8"
+
+
+def _times(
+    candidates: Sequence[_Candidate],
+    spec: ModelSpec,
+    part: Path,
+    source: Path,
+    image: NDArray[np.uint8],
+    threads: int | None,
+) -> dict[str, float]:
+    """Median time of each candidate's network on one picture in ms, taken in turns."""
+    (batch,) = record_batches(source, [image], threads)
+    backends = {}
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidInputError(f"cannot write {output}; {error.strerror}; check the path") from error
-    loaded = load_source(source)
-    model, passes = rewrite(loaded.model)
-    part = output.with_name(output.name + ".part.onnx")
-    try:
-        _write(model, _described(loaded, passes), part)
-        parity = compare(source, part, images, threads=threads)
-        TOLERANCES["fp32"].check(parity, output.name)
-        spec = replace(_described(loaded, passes), parity={**loaded.spec.parity, "built": parity.to_dict()})
-        _write(model, spec, part)
-        part.replace(output)
-    except OSError as error:
-        raise InvalidInputError(f"cannot write {output}; {error.strerror}; check the path") from error
+        for candidate in candidates:
+            _write(candidate.model, replace(spec, precision=candidate.precision), part)
+            backends[candidate.precision] = open_backend(part, threads=threads)
+        times: dict[str, list[float]] = {name: [] for name in backends}
+        for _ in range(ROUNDS):
+            for name, backend in backends.items():
+                start = time.perf_counter()
+                backend.run(batch)
+                times[name].append(1e3 * (time.perf_counter() - start))
+        return {name: statistics.median(values) for name, values in times.items()}
     finally:
-        part.unlink(missing_ok=True)
-    sizes = source.stat().st_size, output.stat().st_size
-    return Report(source, output, passes, parity, sizes, time.perf_counter() - started)
+        for backend in backends.values():
+            backend.close()
 
 
-def _described(source: Source, passes: dict[str, int]) -> ModelSpec:
-    """The source's description with what was done to it."""
-    versions = {"edgepose": edgepose.__version__}
-    for name in ("onnx", "onnxslim"):
-        versions[name] = require(name, "building a model", "edgepose[build]").__version__
-    built = {"passes": passes, "with": versions}
-    return replace(source.spec, provenance={**source.spec.provenance, "built": built})
+def _versions(precision: str) -> dict[str, str]:
+    """Of what took part in the build."""
+    names = ["onnx", "onnxslim"] + ["onnxruntime"] * (precision == "int8")
+    versions = {name: require(name, "building a model", "edgepose[build]").__version__ for name in names}
+    return {"edgepose": edgepose.__version__, **versions}
 
 
 def _write(model: Any, spec: ModelSpec, path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.backends.base import INPUT, default_threads
-from edgepose.builder.parity import record_batch
+from edgepose.builder.parity import record_batches
 from edgepose.builder.source import load_source
 from edgepose.errors import InvalidInputError, ModelFormatError
 from edgepose.optional import require
@@ -36,7 +36,7 @@ def compare_layers(
         ModelNotFoundError, ModelFormatError, BackendUnavailableError: a file cannot be run.
     """
     onnx = require("onnx", "comparing layers", "edgepose[build]")
-    batch = record_batch(first, image, threads)
+    (batch,) = record_batches(first, [image], threads)
     models = [load_source(path).model for path in (first, second)]
     names = [_values(onnx, model.graph) for model in models]
     shared = [name for name in names[0] if name in names[1]]

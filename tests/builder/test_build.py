@@ -118,7 +118,7 @@ def test_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     output, pictures = str(tmp_path / "fast.onnx"), ["--pictures", str(tmp_path / "*.png")]
     assert main(["build", str(source), "-o", output, *pictures]) == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"{output}  0.0 MB")
+    assert text.startswith(f"{output}  fp32, 0.0 MB")
     assert "rewritten: context_pooling 0, deconvolution 0" in text
     assert "pictures                  2" in text
     assert command.main([str(source), "-o", output, *pictures, "--limit", "1", "--json"]) == 0

@@ -1,0 +1,186 @@
+"""Static quantisation to 8 bits, in the graph: pairs of QuantizeLinear and DequantizeLinear (QDQ).
+
+Weights are signed, symmetric and per channel; the layers that make the network's outputs stay in float.
+Activations are, by `activations`:
+
+- ``"uint8"``, with a zero point: what ONNX Runtime executes fast on x86, where it lets the quantisation
+  itself do the work of a ReLU;
+- ``"int8"``, symmetric: the only form that TensorRT takes, and the natural one on Arm.
+
+The quantiser and its calibration are ONNX Runtime's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.backends.base import INPUT
+from edgepose.builder.graph import Graph
+from edgepose.errors import BuildError, CalibrationError, InvalidInputError
+from edgepose.optional import require
+
+__all__ = ["ACTIVATIONS", "METHODS", "Quantizer"]
+
+METHODS = ("minmax", "entropy", "percentile")
+"""How the range of an activation is taken from the calibration pictures."""
+ACTIVATIONS = ("uint8", "int8")
+LEAST_PICTURES = 8
+"""Fewer say too little about the activations' ranges."""
+
+_CLASSES = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+
+
+class Quantizer:
+    """Quantises one model in several ways; each way of calibrating is done once.
+
+    Args:
+        model: ``onnx.ModelProto`` in float, simplified; it stays as it is.
+        batches: normalised inputs (1, 3, h, w) of real pictures, as the runtime makes them.
+        activations: see above.
+
+    Raises:
+        CalibrationError: there are too few pictures.
+        BackendUnavailableError: onnx or onnxruntime is not installed.
+    """
+
+    def __init__(
+        self, model: Any, batches: Sequence[NDArray[np.float32]], activations: str = "uint8"
+    ) -> None:
+        if activations not in ACTIVATIONS:
+            raise InvalidInputError(f"unknown activations; found {activations!r}; give one of {ACTIVATIONS}")
+        if len(batches) < LEAST_PICTURES:
+            raise CalibrationError(
+                f"too few pictures to calibrate on; found {len(batches)}; give at least {LEAST_PICTURES}, "
+                "better some hundred, as the camera will see them"
+            )
+        self._onnx = require("onnx", "quantisation", "edgepose[build]")
+        self._quantization = require("onnxruntime.quantization", "quantisation", "edgepose[cpu]")
+        self._model = model
+        self._batches = batches
+        self._activations = activations
+        self._ranges: dict[str, Any] = {}
+        self.heads = output_layers(Graph(self._copy()))
+
+    def candidates(self) -> list[str]:
+        """Names of the convolutions that can be kept in float, in their order."""
+        return [
+            node.name
+            for node in self._model.graph.node
+            if node.op_type in ("Conv", "ConvTranspose", "MatMul") and node.name not in self.heads
+        ]
+
+    def quantize(self, method: str = "minmax", keep: Sequence[str] = ()) -> Any:
+        """The quantised model.
+
+        Args:
+            method: of `METHODS`.
+            keep: names of further nodes that stay in float.
+
+        Raises:
+            BuildError: the quantiser fails on this model.
+        """
+        ranges = self._calibrated(method)
+        kinds = self._quantization.QuantType
+        activation = kinds.QUInt8 if self._activations == "uint8" else kinds.QInt8
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+        from onnxruntime.quantization.registry import QDQRegistry
+
+        level = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # it advises a preparation that our own passes have done
+        try:
+            quantizer = QDQQuantizer(
+                self._copy(),
+                per_channel=True,
+                reduce_range=False,
+                weight_qType=kinds.QInt8,
+                activation_qType=activation,
+                tensors_range=ranges,
+                nodes_to_quantize=[],
+                nodes_to_exclude=[*self.heads, *keep],
+                op_types_to_quantize=list(QDQRegistry),
+                extra_options={
+                    "ActivationSymmetric": self._activations == "int8",
+                    "WeightSymmetric": True,
+                },
+            )
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+            return quantizer.model.model
+        except Exception as error:  # its errors have no common base
+            raise BuildError(
+                f"cannot quantise the model; onnxruntime says: {_first_line(error)}; build it in float"
+            ) from error
+        finally:
+            logging.disable(level)
+
+    def _calibrated(self, method: str) -> Any:
+        """Ranges of all activations by a method."""
+        if method not in METHODS:
+            raise InvalidInputError(
+                f"unknown calibration; found {method!r}; give one of {', '.join(METHODS)}"
+            )
+        if method not in self._ranges:
+            from onnxruntime.quantization.calibrate import create_calibrator
+
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "model.onnx"
+                self._onnx.save(self._model, str(path))
+                try:
+                    calibrator = create_calibrator(
+                        path,
+                        augmented_model_path=str(Path(folder) / "augmented.onnx"),
+                        calibrate_method=getattr(self._quantization.CalibrationMethod, _CLASSES[method]),
+                        extra_options={"symmetric": self._activations == "int8"},
+                    )
+                    with contextlib.redirect_stdout(io.StringIO()):  # it tells of each step
+                        calibrator.collect_data(_Reader(self._batches))
+                        self._ranges[method] = calibrator.compute_data()
+                except Exception as error:  # its errors have no common base
+                    raise CalibrationError(
+                        f"cannot calibrate by {method}; onnxruntime says: {_first_line(error)}; give other "
+                        "pictures"
+                    ) from error
+        return self._ranges[method]
+
+    def _copy(self) -> Any:
+        copied = self._onnx.ModelProto()
+        copied.CopyFrom(self._model)
+        return copied
+
+
+class _Reader:
+    """The batches as ONNX Runtime's calibration reads them."""
+
+    def __init__(self, batches: Sequence[NDArray[np.float32]]) -> None:
+        self._left = iter(batches)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        batch = next(self._left, None)
+        return None if batch is None else {INPUT: batch}
+
+
+def output_layers(graph: Graph) -> list[str]:
+    """Names of the nodes between the last convolutions and the outputs, these convolutions included."""
+    found: dict[str, None] = {}
+    waiting = [item.name for item in graph.model.graph.output]
+    while waiting:
+        node = graph.producer(waiting.pop())
+        if node is None or node.name in found:
+            continue
+        found[node.name] = None
+        if node.op_type not in ("Conv", "ConvTranspose"):
+            waiting.extend(node.input)
+    return list(found)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
