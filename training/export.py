@@ -30,6 +30,10 @@ OPSET = 17
 TOLERANCE = 1e-4
 """Largest difference of PyTorch and ONNX Runtime, in standard deviations of the output."""
 
+FLAT = 1e-2
+"""Least standard deviation that differences are measured by: heatmaps reach 1 at a joint, and those of a
+trained network on noise are so flat that rounding alone would look large."""
+
 BOTTOM_UP_SIZES = ((128, 128), (96, 160))
 """Inputs on which bottom-up networks, which take any multiple of 32, are checked."""
 
@@ -206,5 +210,5 @@ def onnx_difference(network: nn.Module, path: Path, sizes: Sequence[tuple[int, i
         results = session.run(None, {"image": image})
         for output, found in zip(_run(network, torch.from_numpy(image)), results, strict=True):
             expected = output.numpy()
-            worst = max(worst, float(np.abs(found - expected).max() / expected.std()))
+            worst = max(worst, float(np.abs(found - expected).max() / max(expected.std(), FLAT)))
     return worst

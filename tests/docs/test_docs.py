@@ -19,7 +19,7 @@ import pytest
 
 import edgepose
 from edgepose import Grouping, ModelSpec, read_image
-from edgepose.estimator import ALIASES, MODELS, resolve_model
+from edgepose.estimator import resolve_model
 from edgepose.samples import PERSON
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,29 +71,19 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def lacks_model(code: str) -> bool:
-    """Whether code opens a packaged model that this checkout has not."""
-    for name in ALIASES:
-        if re.search(rf"\b{name}\b", code) and not (MODELS / f"{ALIASES[name]}.onnx").is_file():
-            return True
-    return False
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_runs_in_order(page: Path, workplace: Path) -> None:
     for module in ("onnx", "pandas", "supervision"):
         pytest.importorskip(module)
     namespace: dict[str, Any] = {}
     for block in blocks("python"):
-        if block.page == page and not lacks_model(block.code):
+        if block.page == page:
             code = "\n" * block.line + block.code  # so that a traceback names the page's line
             exec(compile(code, str(page), "exec"), namespace)
 
 
 @pytest.mark.parametrize("line", commands())
 def test_command_succeeds(line: str, workplace: Path) -> None:
-    if lacks_model(line):
-        pytest.skip("the packaged model is not in this checkout")
     prompt, program, *arguments = shlex.split(line)
     assert (prompt, program) == ("$", "edgepose")
     done = subprocess.run(
