@@ -9,7 +9,7 @@ from pathlib import Path
 
 __all__ = ["describe", "table"]
 
-PACKAGES = ("edgepose", "numpy", "opencv-python", "onnxruntime", "torch", "numba")
+PACKAGES = ("edgepose", "numpy", "opencv-python", "onnxruntime", "torch", "numba", "openvino")
 
 
 def describe() -> str:

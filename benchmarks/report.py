@@ -30,6 +30,11 @@ SECTIONS = (
         "Reading and decoding the picture's file is not included.",
     ),
     (
+        "Built models",
+        "build.py",
+        "What `edgepose build` makes of a network, on ONNX Runtime: each rewriting alone, and all together.",
+    ),
+    (
         "Start-up",
         "startup.py",
         "Importing the package, and the way to the first result of the packaged model.",
