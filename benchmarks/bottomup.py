@@ -187,18 +187,12 @@ def peak_memory(serving: Kernels) -> tuple[int, int]:
     maps = scene(30, True)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is in use now
-    before = resident_peak()
+    before = machine.resident_peak()
     decode(serving, maps, 30)
-    growth = resident_peak() - before
+    growth = machine.resident_peak() - before
     tracemalloc.start()
     decode(serving, maps, 30)
     return tracemalloc.get_traced_memory()[1], growth
-
-
-def resident_peak() -> int:
-    """Most bytes of memory that the process held."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def measured_memory(name: str) -> list[str]:

@@ -9,7 +9,6 @@ from noise, which serves for times, not for accuracy.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -139,13 +138,13 @@ def opening(path: Path) -> tuple[float, float]:
     """Milliseconds to open a file and run it once, and growth of the process's memory in MB."""
     import onnxruntime  # noqa: F401
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in kB
+    before = machine.resident_peak()
     start = time.perf_counter()
     backend = open_backend(path, threads=1)
     height, width = backend.input_size or backend.spec.input_size
     backend.run(np.zeros((1, 3, height, width), np.float32))
     elapsed = 1e3 * (time.perf_counter() - start)
-    return elapsed, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return elapsed, (machine.resident_peak() - before) / 1e6
 
 
 def opened(path: Path) -> list[str]:

@@ -7,7 +7,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["describe", "table"]
+__all__ = ["describe", "resident_peak", "table"]
 
 PACKAGES = ("edgepose", "numpy", "opencv-python", "onnxruntime", "torch", "numba", "openvino")
 
@@ -29,6 +29,12 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
     """A markdown table; the first column is text, the others are numbers."""
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def resident_peak() -> int:
+    """Most bytes of memory that this process held, and nothing of the one that started it (as `getrusage`)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def _processor() -> str:

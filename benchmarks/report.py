@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,16 +52,29 @@ def main() -> None:
     """Run the scripts one after the other; write the report when all have succeeded."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, help="rounds of each benchmark (default: its own)")
+    parser.add_argument(
+        "--only", metavar="SCRIPT", help="measure one script's section again, leave the others"
+    )
     parser.add_argument("-o", "--output", type=Path, default=REPORT, help="default: docs/performance.md")
     arguments = parser.parse_args()
+    output: Path = arguments.output
     rounds = [] if arguments.rounds is None else ["--rounds", str(arguments.rounds)]
     parts = [HEAD.format(date=datetime.date.today().isoformat())]
+    if arguments.only:
+        parts = re.split(r"\n(?=## )", output.read_text("utf-8"))
     for title, script, text in SECTIONS:
+        if arguments.only and arguments.only != script.split()[0]:
+            continue
         print(f"benchmarks/{script} ...", file=sys.stderr, flush=True)
         command = f"```sh\nPYTHONPATH=. python benchmarks/{script}\n```"
-        parts.append(f"## {title}\n\n{text}\n\n{command}\n\n{measure(script, rounds).strip()}\n")
-    arguments.output.write_text("\n".join(parts), "utf-8")
-    print(f"written: {arguments.output}", file=sys.stderr)
+        section = f"## {title}\n\n{text}\n\n{command}\n\n{measure(script, rounds).strip()}\n"
+        places = [i for i, part in enumerate(parts) if part.startswith(f"## {title}\n")]
+        if places:
+            parts[places[0]] = section
+        else:
+            parts.append(section)
+    output.write_text("\n".join(parts), "utf-8")
+    print(f"written: {output}", file=sys.stderr)
 
 
 def measure(script: str, options: list[str]) -> str:
