@@ -32,7 +32,7 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
 
 
 def resident_peak() -> int:
-    """Most bytes of memory that this process held, and nothing of the one that started it (as `getrusage`)."""
+    """Most bytes of memory that this process held; `getrusage` would count its parent's too."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 

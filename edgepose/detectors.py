@@ -85,13 +85,17 @@ def detect(
 
 
 def person_boxes(result: PoseResult) -> NDArray[np.float32]:
-    """Boxes (n, 5), xyxy and score, around the joints of the persons that have enough, within the picture."""
+    """Boxes (n, 4) xyxy around the joints of the persons that have enough, in their order, in the picture.
+
+    They carry no score: a bottom-up person's counts missing joints as 0, which says nothing of the box, and
+    would sink the score of the top-down pose in it.
+    """
     joints = np.isfinite(result.keypoints).all(axis=2).sum(axis=1)
     boxes = keypoint_boxes(result.keypoints)  # those left by `keypoint_threshold`
     margin = MARGIN * (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)[:, None]
     height, width = result.image_size
     last = np.array([width - 1, height - 1], np.float32)
     low, high = np.clip(boxes[:, :2] - margin, 0, last), np.clip(boxes[:, 2:] + margin, 0, last)
-    found = np.concatenate([low, high, result.person_scores[:, None]], axis=1)
+    found = np.concatenate([low, high], axis=1)
     usable = (joints >= MIN_JOINTS) & (high > low).all(axis=1)
     return np.asarray(found[usable], np.float32)
