@@ -183,7 +183,7 @@ class Tiles {
       if (seekers.bounds[i] < seekers.best[i] ||
           (first ? seekers.first[i] != tile : seekers.first[i] == tile))
         continue;
-      if (one_distance(tile, seekers, i)) {
+      if (no_distance(tile, seekers, i)) {
         if (seekers.bounds[i] > -kInfinity) seekers.take(i, seekers.bounds[i], peaks_[tile]);
         continue;
       }
@@ -194,19 +194,18 @@ class Tiles {
     }
   }
 
-  // Whether a person's distance rounds to the same number all over a tile: then its bound is exact.
-  bool one_distance(std::ptrdiff_t tile, const Seekers& seekers, std::ptrdiff_t person) const {
+  // Whether a person's distance rounds to 0 all over a tile: then its fit there is the heat itself. Another
+  // distance will not do, even if it is one: heats that differ may have fits that round to the same.
+  bool no_distance(std::ptrdiff_t tile, const Seekers& seekers, std::ptrdiff_t person) const {
     if (!finite_[tile]) return false;
-    Floats squares{}, far{};
+    Floats far{};
     for (int t = 0; t < tag_count_; ++t) {
       const float mean = seekers.means[t * seekers.padded + person];
       const float below = low_[t * padded_ + tile] - mean, above = mean - high_[t * padded_ + tile];
-      squares += gap(broadcast(below), broadcast(above));
       const float furthest = below < above ? below : above;
       far += broadcast(furthest) * furthest;
     }
-    const float most = rounded(square_root(far))[0];
-    return rounded(square_root(squares))[0] == most && most < kInfinity;
+    return rounded(square_root(far))[0] == 0;
   }
 
   struct Area {

@@ -242,6 +242,22 @@ def test_of_equal_fits_the_first_is_taken(ops: Kernels) -> None:
     np.testing.assert_array_equal(ops.refine(single(heatmaps), persons), persons)
 
 
+def test_heats_that_differ_may_fit_a_person_equally(ops: Kernels) -> None:
+    """Far from the person both places' fits round to the same number, so that the first one is taken."""
+    heatmaps, tags = np.zeros((2, 16, 16), np.float32), np.zeros((2, 16, 16), np.float32)
+    lower, higher = np.nextafter(np.float32(0.3), np.float32(0)), np.float32(0.3)
+    heatmaps[0, 8, 8], heatmaps[1, 3, 3], heatmaps[1, 3, 9] = 1, lower, higher
+    for distance, column in ((5, 3), (0, 9)):
+        tags[1] = distance
+        persons = np.zeros((1, 2, 4), np.float32)
+        persons[0, 0] = 8, 8, 1, 0
+        maps = single(heatmaps, tags)
+        found = ops.refine(maps, persons)
+        np.testing.assert_array_equal(found, reference.refine(maps, persons))
+        assert abs(found[0, 1, 0] - column - 0.5) <= 0.25
+        assert found[0, 1, 2] == heatmaps[1, 3, column]
+
+
 @pytest.mark.parametrize("layout", ["plain", "three levels", "shared tags"])
 def test_many_persons_are_refined_at_once(ops: Kernels, layout: str) -> None:
     maps = make_scene(LAYOUTS[layout], "people", people=25, seed=7, missing=0.4)
