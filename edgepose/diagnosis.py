@@ -15,6 +15,7 @@ from typing import Any
 import edgepose
 from edgepose import kernels
 from edgepose.backends.base import default_threads
+from edgepose.optional import first_line
 
 __all__ = ["examine"]
 
@@ -126,7 +127,7 @@ def _openvino() -> Section:
         section["devices"] = [f"{name}: {core.get_property(name, 'FULL_DEVICE_NAME')}" for name in
                               core.available_devices]  # fmt: skip
     except Exception as error:  # a broken driver can raise anything
-        section["error"] = _said(error)
+        section["error"] = first_line(error)
     return section
 
 
@@ -171,25 +172,18 @@ def _problems(report: dict[str, Any]) -> list[dict[str, str]]:
     def note(level: str, found: str, advice: str) -> None:
         problems.append({"level": level, "found": found, "advice": advice})
 
-    for name, extra in (("opencv", "cpu"), ("onnxruntime", "cpu")):
-        if report[name]["error"]:
+    choices = {"opencv": "the one that you want", "onnxruntime": "onnxruntime-gpu or onnxruntime"}
+    for name, choice in choices.items():
+        section, module = report[name], "cv2" if name == "opencv" else name
+        if section["error"]:
+            note("error", f"{name} does not load: {section['error']}", 'pip install "edgepose[cpu]"')
+        found = section["distributions"]
+        if len(found) > 1:
             note(
-                "error", f"{name} does not load: {report[name]['error']}", f'pip install "edgepose[{extra}]"'
+                "warning",
+                f"several distributions install {module} over one another: {', '.join(found)}",
+                f"pip uninstall -y {' '.join(found)}, then install {choice}",
             )
-    opencv = report["opencv"]["distributions"]
-    if len(opencv) > 1:
-        note(
-            "warning",
-            f"several distributions install cv2 over one another: {', '.join(opencv)}",
-            f"pip uninstall -y {' '.join(opencv)}, then install the one that you want",
-        )
-    runtimes = report["onnxruntime"]["distributions"]
-    if len(runtimes) > 1:
-        note(
-            "warning",
-            f"several distributions install onnxruntime over one another: {', '.join(runtimes)}",
-            f"pip uninstall -y {' '.join(runtimes)}, then install onnxruntime-gpu or onnxruntime",
-        )
     if report["gpu"]["devices"] and report["onnxruntime"]["version"]:
         providers = report["onnxruntime"]["providers"]
         if "CUDAExecutionProvider" not in providers:
@@ -214,7 +208,7 @@ def _loaded(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except Exception as error:  # a broken binary can raise anything
-        return _said(error)
+        return first_line(error)
 
 
 def _version(distribution: str) -> str | None:
@@ -243,7 +237,3 @@ def _run(*command: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def _said(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

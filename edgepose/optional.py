@@ -7,7 +7,7 @@ from typing import Any
 
 from edgepose.errors import BackendUnavailableError
 
-__all__ = ["require", "require_cv2"]
+__all__ = ["first_line", "require", "require_cv2"]
 
 
 def require(module: str, purpose: str, install: str) -> Any:
@@ -36,3 +36,8 @@ def require_cv2(purpose: str) -> Any:
         BackendUnavailableError: there is none.
     """
     return require("cv2", purpose, "edgepose[cpu]")
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another package says, in one line; its type where it says nothing."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

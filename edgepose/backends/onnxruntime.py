@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgepose.backends.base import HEATMAPS, INPUT, TAGS, channels_fit, default_threads, wanted_outputs
 from edgepose.backends.onnx_metadata import read_spec
 from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelFormatError
-from edgepose.optional import require
+from edgepose.optional import first_line, require
 
 __all__ = ["OnnxRuntimeBackend"]
 
@@ -90,7 +90,7 @@ class OnnxRuntimeBackend:
             return self._ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise ModelFormatError(
-                f"cannot run {path}; onnxruntime {self._ort.__version__} says: {_first_line(error)}; "
+                f"cannot run {path}; onnxruntime {self._ort.__version__} says: {first_line(error)}; "
                 "get or export the file again"
             ) from error
 
@@ -140,7 +140,7 @@ class OnnxRuntimeBackend:
             values = self._session.run(self._outputs, {INPUT: batch})
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise BackendUnavailableError(
-                f"the network failed on {self.device}; found {_first_line(error)}; try a smaller batch or "
+                f"the network failed on {self.device}; found {first_line(error)}; try a smaller batch or "
                 "another device"
             ) from error
         return dict(zip(self._outputs, values, strict=True))
@@ -165,7 +165,3 @@ def _fits(found: list[Any], expected: list[Any]) -> bool:
         want is ... or not isinstance(have, int) or have == want
         for have, want in zip(found, expected, strict=True)
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -21,12 +21,12 @@ from edgepose.builder.quantize import Quantizer
 from edgepose.builder.search import quantize_within
 from edgepose.builder.source import Source, load_source
 from edgepose.errors import BuildError, InvalidInputError, ParityError
-from edgepose.optional import require
+from edgepose.optional import first_line, require
 from edgepose.spec import METADATA_KEY, ModelSpec
 
 __all__ = ["PRECISIONS", "Options", "Report", "build"]
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "int8"]
 PRECISIONS = ("fp32", "int8", "auto")
 PROBES = 8
 """Pictures that the search for sensitive layers looks at."""
@@ -278,7 +278,5 @@ def _write(model: Any, spec: ModelSpec, path: Path) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise BuildError(
-            f"the rewritten graph is not valid; {str(error).splitlines()[0]}; report it"
-        ) from error
+        raise BuildError(f"the rewritten graph is not valid; {first_line(error)}; report it") from error
     path.write_bytes(model.SerializeToString(deterministic=True))

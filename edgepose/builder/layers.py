@@ -12,7 +12,7 @@ from edgepose.backends.base import INPUT, default_threads
 from edgepose.builder.parity import record_batches
 from edgepose.builder.source import load_source
 from edgepose.errors import InvalidInputError, ModelFormatError
-from edgepose.optional import require
+from edgepose.optional import first_line, require
 
 __all__ = ["compare_layers"]
 
@@ -82,7 +82,7 @@ def _run(
         return list(session.run(names, {INPUT: batch}))
     except Exception as error:  # ONNX Runtime's errors have no common base
         raise ModelFormatError(
-            f"cannot run the layers of {path}; found {str(error).splitlines()[0]}; give models that take the "
+            f"cannot run the layers of {path}; found {first_line(error)}; give models that take the "
             "same input"
         ) from error
 

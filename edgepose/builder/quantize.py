@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from edgepose.backends.base import INPUT
 from edgepose.builder.graph import Graph
 from edgepose.errors import BuildError, CalibrationError, InvalidInputError
-from edgepose.optional import require
+from edgepose.optional import first_line, require
 
 __all__ = ["ACTIVATIONS", "METHODS", "Quantizer"]
 
@@ -117,7 +117,7 @@ class Quantizer:
             return quantizer.model.model
         except Exception as error:  # its errors have no common base
             raise BuildError(
-                f"cannot quantise the model; onnxruntime says: {_first_line(error)}; build it in float"
+                f"cannot quantise the model; onnxruntime says: {first_line(error)}; build it in float"
             ) from error
         finally:
             logging.disable(level)
@@ -146,7 +146,7 @@ class Quantizer:
                         self._ranges[method] = calibrator.compute_data()
                 except Exception as error:  # its errors have no common base
                     raise CalibrationError(
-                        f"cannot calibrate by {method}; onnxruntime says: {_first_line(error)}; give other "
+                        f"cannot calibrate by {method}; onnxruntime says: {first_line(error)}; give other "
                         "pictures"
                     ) from error
         return self._ranges[method]
@@ -180,7 +180,3 @@ def output_layers(graph: Graph) -> list[str]:
         if node.op_type not in ("Conv", "ConvTranspose"):
             waiting.extend(node.input)
     return list(found)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgepose.backends.onnx_metadata import read_spec
 from edgepose.errors import ModelFormatError
-from edgepose.optional import require
+from edgepose.optional import first_line, require
 from edgepose.spec import ModelSpec
 
 __all__ = ["Source", "load_source"]
@@ -60,7 +60,7 @@ def load_source(path: Path) -> Source:
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except Exception as error:  # protobuf's errors have no common base
-        raise _unusable(path, f"not a complete ONNX file: {_first_line(error)}") from error
+        raise _unusable(path, f"not a complete ONNX file: {first_line(error)}") from error
     try:
         _check_graphs(onnx, model)
         _read_weights(onnx, model, path)
@@ -69,7 +69,7 @@ def load_source(path: Path) -> Source:
     except _Unusable as error:
         raise _unusable(path, str(error)) from None
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise _unusable(path, _first_line(error)) from error
+        raise _unusable(path, first_line(error)) from error
     return Source(path, model, spec)
 
 
@@ -190,7 +190,3 @@ def _external(tensor: Any, length: int, path: Path) -> bytes:
 
 def _unusable(path: Path, found: str) -> ModelFormatError:
     return ModelFormatError(f"cannot build from {path}; {found}; get or export it again")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

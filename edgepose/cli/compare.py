@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgepose.errors import ParityError
 from edgepose.estimator import resolve_model
+from edgepose.optional import first_line
 from edgepose.sources import open_source
 
 __all__ = ["add_parser"]
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             tolerance.check(parity, arguments.second)
         except ParityError as error:
-            print(f"edgepose: {str(error).splitlines()[0]}", file=sys.stderr)
+            print(f"edgepose: {first_line(error)}", file=sys.stderr)
             return 1
     return 0
 

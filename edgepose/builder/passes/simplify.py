@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from edgepose.errors import BuildError
-from edgepose.optional import require
+from edgepose.optional import first_line, require
 
 __all__ = ["simplify"]
 
@@ -27,9 +27,8 @@ def simplify(model: Any) -> Any:
     try:
         return onnxslim.slim(copied)
     except Exception as error:  # its errors have no common base
-        text = str(error).strip() or type(error).__name__
         raise BuildError(
-            f"cannot simplify the model; onnxslim says: {text.splitlines()[0]}; report it"
+            f"cannot simplify the model; onnxslim says: {first_line(error)}; report it"
         ) from error
     finally:
         logging.disable(level)
