@@ -142,7 +142,8 @@ class Quantizer:
                         extra_options={"symmetric": self._activations == "int8"},
                     )
                     with contextlib.redirect_stdout(io.StringIO()):  # it tells of each step
-                        calibrator.collect_data(_Reader(self._batches))
+                        for batch in self._batches:  # of any size each, and no more in memory than one's maps
+                            calibrator.collect_data(_Reader(batch))
                         self._ranges[method] = calibrator.compute_data()
                 except Exception as error:  # its errors have no common base
                     raise CalibrationError(
@@ -158,10 +159,10 @@ class Quantizer:
 
 
 class _Reader:
-    """The batches as ONNX Runtime's calibration reads them."""
+    """A batch as ONNX Runtime's calibration reads it."""
 
-    def __init__(self, batches: Sequence[NDArray[np.float32]]) -> None:
-        self._left = iter(batches)
+    def __init__(self, batch: NDArray[np.float32]) -> None:
+        self._left = iter([batch])
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         batch = next(self._left, None)

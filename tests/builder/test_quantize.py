@@ -114,6 +114,19 @@ def test_a_build_in_int8(tmp_path: Path) -> None:
     assert again.read_bytes() == output.read_bytes()
 
 
+def test_pictures_of_any_shape_calibrate_a_bottom_up_model(tmp_path: Path) -> None:
+    pictures = [view[:, : view.shape[1] * 2 // 3] if i % 2 else view for i, view in enumerate(views(8))]
+    shapes = {batch.shape for batch in record_batches(resolve_model("multi"), pictures)}
+    assert len(shapes) == 2
+    options = Options("int8", calibration=pictures, max_drop=1)
+    loose = replace(TOLERANCES["int8"], heatmap_rms=1, keypoint_p95=np.inf, pck=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TOLERANCES, "int8", loose)
+        report = build(resolve_model("multi"), tmp_path / "small.onnx", pictures[:2], options)
+    assert set(report.quantization["tried"]) == set(METHODS)
+    assert report.precision == "int8"
+
+
 def test_auto_takes_the_faster_one_that_is_good_enough(tmp_path: Path) -> None:
     output = tmp_path / "auto.onnx"
     options = Options("auto", calibration=views(8), max_drop=0.1)
