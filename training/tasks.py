@@ -124,6 +124,9 @@ class BottomUp:
         self._joints = len(spec.skeleton)
         sides, channels = _outputs(network, spec.input_size[0])
         mosaics, self._mosaics = load_mosaics(config) if config.data.mosaics else (None, [])
+        pictures = None
+        if mosaics is None or config.data.train_annotations:
+            pictures = load_pictures(config, "train").labelled()[: config.data.limit]
         labels = Labels(
             spec.input_size[0],
             tuple(spec.input_size[0] // side for side in sides),
@@ -131,12 +134,11 @@ class BottomUp:
             scale_aware=config.scale_aware,
             unbiased=config.unbiased,
             tag_per_joint=(max(channels) - self._joints) % self._joints == 0,
-            joint_masks=mosaics is not None,
+            joint_masks=mosaics is not None or (pictures is not None and not pictures.labelled_joints.all()),
         )
         parts: list[WholePictures | MosaicPictures] = []
         persons = mosaics.most if mosaics else 0
-        if mosaics is None or config.data.train_annotations:
-            pictures = load_pictures(config, "train").labelled()[: config.data.limit]
+        if pictures is not None:
             persons = max(persons, pictures.most)
             views = picture_augmentation(config)
             repeat = config.data.repeat

@@ -16,7 +16,8 @@ from edgepose.errors import InvalidInputError, ModelFormatError
 from training import tasks
 from training.checkpoints import read_checkpoint, read_state_dict
 from training.config import load_config
-from training.loop import Trainer, train
+from training.export import model_spec
+from training.loop import Trainer, build_network, train
 
 Write = Callable[..., Path]
 
@@ -112,6 +113,16 @@ def test_people_without_a_shared_joint_are_refused(
     monkeypatch.setitem(tasks.SKELETONS, "mpii16", renamed)
     with pytest.raises(InvalidInputError, match="cannot map coco17 to mpii16; found no joint"):
         train(config)
+
+
+def test_joints_that_the_file_does_not_label_are_not_learnt(write_bottom_up: Write) -> None:
+    config = load_config(write_bottom_up(pictures=True, data={"skeleton": "coco17"}, skeleton="mpii16"))
+    task = tasks.BottomUp(config, model_spec(config), build_network(config))
+    unknown = [name not in tasks.SKELETONS["coco17"].joints for name in tasks.SKELETONS["mpii16"].joints]
+    assert any(unknown)
+    masks = task.examples[0]["masks"][0]
+    assert not masks[unknown].any()
+    assert masks.any()
 
 
 @pytest.mark.parametrize(
