@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["oks", "oks_nms"]
+__all__ = ["most_similar_pairs", "oks", "oks_nms"]
 
 
 def oks(
@@ -36,6 +36,22 @@ def oks(
     )
     result: NDArray[np.float64] = similarity.sum(-1) / np.maximum(shared.sum(-1), 1)
     return result
+
+
+def most_similar_pairs(similarity: NDArray[np.floating], least: float) -> list[tuple[int, int]]:
+    """Pair rows with columns by falling similarity, each once, as long as it is at least so large.
+
+    Args:
+        similarity: (n, m), for instance of `oks`.
+        least: above 0.
+    """
+    left = np.array(similarity, np.float64)
+    pairs = []
+    while left.size and left.max() >= least:
+        row, column = divmod(int(left.argmax()), left.shape[1])
+        pairs.append((row, column))
+        left[row], left[:, column] = 0, 0
+    return pairs
 
 
 def oks_nms(

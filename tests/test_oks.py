@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgepose.oks import oks, oks_nms
+from edgepose.oks import most_similar_pairs, oks, oks_nms
 
 SIGMAS = (0.1, 0.1, 0.05)
 POSE = np.array([[10.0, 10.0], [30.0, 20.0], [50.0, 40.0]])
@@ -48,3 +48,11 @@ def test_parts_of_a_person_go_with_the_whole() -> None:
 def test_persons_without_extent() -> None:
     points = np.stack([np.stack([POSE[0], NAN, NAN])] * 2 + [np.stack([POSE[0] + 1, NAN, NAN])])
     assert oks_nms(points, np.ones(3), np.zeros(3), SIGMAS, 0.5).tolist() == [0, 2]
+
+
+def test_pairs_by_falling_similarity() -> None:
+    table = np.array([[0.9, 0.8, 0.0], [0.85, 0.3, 0.2]])
+    assert most_similar_pairs(table, 0.25) == [(0, 0), (1, 1)]
+    assert most_similar_pairs(table, 0.5) == [(0, 0)]
+    assert table[0, 0] == 0.9
+    assert most_similar_pairs(np.zeros((2, 0)), 0.1) == most_similar_pairs(np.zeros((0, 2)), 0.1) == []

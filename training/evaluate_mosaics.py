@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgepose import Estimator, PoseResult
-from edgepose.oks import oks
+from edgepose.oks import most_similar_pairs, oks
 from edgepose.pipeline.poses import Poses
 from edgepose.skeleton import Skeleton
 from training.data.mosaics import Layout, Mosaic, Mosaics
@@ -39,7 +39,7 @@ def held_out_mosaics(people: People, count: int = 200, side: int = 2, size: int 
 def found_people(mosaic: Mosaic, found: Poses | PoseResult, skeleton: Skeleton) -> NDArray[np.float32]:
     """For each person of a mosaic the joints (p, k, 2) found for it, NaN where there are none.
 
-    Persons found are handed out by falling similarity, each once, as long as it is above 0.1.
+    Persons found are handed out by falling similarity, each once, as long as it is at least 0.1.
     """
     areas = np.prod(mosaic.boxes[:, 2:] - mosaic.boxes[:, :2], axis=1)
     matched = np.full(mosaic.joints.shape, np.nan, np.float32)
@@ -49,10 +49,8 @@ def found_people(mosaic: Mosaic, found: Poses | PoseResult, skeleton: Skeleton) 
         for i, joints in enumerate(truth):
             repeated = np.repeat(areas[i], len(found))
             similarity[i] = oks(joints, found.keypoints, areas[i], repeated, skeleton.sigmas)
-    while similarity.size and similarity.max() > 0.1:
-        i, j = np.unravel_index(similarity.argmax(), similarity.shape)
+    for i, j in most_similar_pairs(similarity, 0.1):
         matched[i] = found.keypoints[j]
-        similarity[i], similarity[:, j] = 0, 0
     return matched
 
 

@@ -186,7 +186,7 @@ def _check(source: Path, output: Path, images: Images, options: Options) -> None
         raise InvalidInputError(
             f"cannot build {output}; found the suffix {output.suffix!r}; name an .onnx file"
         )
-    if output.exists() and output.samefile(source):
+    if output.exists() and source.exists() and output.samefile(source):
         raise InvalidInputError(f"cannot build {output} from itself; give another name")
 
 

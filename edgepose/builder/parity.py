@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgepose import kernels
 from edgepose.backends import Backend, open_backend
 from edgepose.errors import InvalidInputError, ParityError
-from edgepose.oks import oks
+from edgepose.oks import most_similar_pairs, oks
 from edgepose.pipeline.bottomup import BottomUp, keypoint_boxes
 from edgepose.pipeline.poses import Floats, Poses
 from edgepose.pipeline.topdown import PersonBoxes, TopDown
@@ -271,11 +271,7 @@ def _match(first: Poses, second: Poses, spec: ModelSpec, scale: float) -> _Match
     if spec.task == "topdown":
         pairs = [(i, i) for i in range(len(first.keypoints))]
     else:
-        pairs, left = [], table.copy()
-        while left.size and left.max() >= MATCHED:
-            i, j = (int(v) for v in np.unravel_index(left.argmax(), left.shape))
-            pairs.append((i, j))
-            left[i], left[:, j] = 0, 0
+        pairs = most_similar_pairs(table, MATCHED)
     distances, shares, similarity = [], [], np.zeros(len(first.keypoints))
     for i, j in pairs:
         distance = np.linalg.norm(first.keypoints[i] - second.keypoints[j], axis=1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_models import color_model, color_spec, spots
 
-from edgepose import BuildError, Estimator, InvalidInputError, ParityError
+from edgepose import BuildError, Estimator, InvalidInputError, ModelNotFoundError, ParityError
 from edgepose.backends import read_model_spec
 from edgepose.builder import build as build_module
 from edgepose.builder.build import build
@@ -100,6 +100,8 @@ def test_refusals(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         build(source, tmp_path / "fast.onnx", [])
     with pytest.raises(InvalidInputError, match=r"found the suffix '\.engine'"):
         build(source, tmp_path / "fast.engine", PICTURES)
+    with pytest.raises(ModelNotFoundError):
+        build(tmp_path / "none.onnx", source, PICTURES)
     with pytest.raises(InvalidInputError, match="from itself"):
         build(source, source, PICTURES)
     (tmp_path / "file").write_bytes(b"")
