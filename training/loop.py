@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import logging
 import math
@@ -119,7 +121,18 @@ def make_fabric(config: TrainConfig) -> Fabric:
         precision=config.precision,  # type: ignore[arg-type]
     )
     fabric.launch()
+    if world > 1:
+        atexit.register(_leave_group)
     return fabric
+
+
+def _leave_group() -> None:
+    """End the group's threads while the interpreter lives: one that asks for it later aborts the process.
+
+    They end with the last reference to the group, so whoever holds a Trainer must have let it go.
+    """
+    torch.distributed.destroy_process_group()
+    gc.collect()
 
 
 class Trainer:

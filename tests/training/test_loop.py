@@ -228,6 +228,9 @@ def test_two_processes_equal_one_with_twice_the_batch(write_config: Write, tmp_p
     script = Path(__file__).with_name("two_processes.py")
     torchrun(str(script), str(write_config(name="two", batch_size=4, ema=0.9)), str(tmp_path))
 
+    for rank in (0, 1):  # a thread of gloo that outlives the interpreter can abort the process
+        threads = (tmp_path / f"rank{rank}.threads").read_text().split()
+        assert not any("gloo" in name for name in threads), threads
     ranks = [read_state_dict(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
     single = read_state_dict(tmp_path / "runs/one/last.pt")
     for key, value in ranks[0].items():
