@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -118,7 +119,8 @@ def build(source: Path, output: Path, images: Images, options: Options | None = 
         options: what to build.
 
     Raises:
-        InvalidInputError: there are no pictures, an option is not usable, or the output cannot be written.
+        InvalidInputError: there are no pictures, models that differ find nobody on them, an option is not
+            usable, or the output cannot be written.
         ModelNotFoundError, ModelFormatError: the source is not usable.
         BackendUnavailableError: a package is missing.
         BuildError, CalibrationError: a step fails.
@@ -138,7 +140,7 @@ def build(source: Path, output: Path, images: Images, options: Options | None = 
             "it was made from"
         )
     model, passes = rewrite(loaded.model)
-    part = output.with_name(output.name + ".part.onnx")
+    part = output.with_name(f"{output.name}.{uuid.uuid4().hex[:8]}.part.onnx")  # two builds may run at once
     times: dict[str, float] = {}
     try:
         candidates = _candidates(loaded, model, part, images, options)
@@ -195,12 +197,18 @@ def _candidates(loaded: Source, model: Any, part: Path, images: Images, options:
 
     def measure(candidate: Any, pictures: Images = images) -> Parity:
         _write(candidate, loaded.spec, part)
-        return compare(loaded.path, part, pictures, threads=options.threads)
+        parity = compare(loaded.path, part, pictures, threads=options.threads)
+        if pictures is images and not parity.conclusive:
+            raise InvalidInputError(
+                f"nothing to verify on; found nobody on {parity.pictures} pictures; give some that show "
+                "people"
+            )
+        return parity
 
     found = []
     if options.precision != "int8":
         parity = measure(model)
-        TOLERANCES["fp32"].check(parity, part.name.removesuffix(".part.onnx"))
+        TOLERANCES["fp32"].check(parity, loaded.spec.name)
         found.append(_Candidate("fp32", model, parity))
     if options.precision != "fp32":
         activations = options.activations or _natural_activations()

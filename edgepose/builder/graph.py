@@ -37,6 +37,16 @@ class Graph:
                 self._consumers.setdefault(name, []).append(node)
 
     @property
+    def opset(self) -> int:
+        """Version of the standard operators; 0 where the model names none."""
+        return next((item.version for item in self.model.opset_import if item.domain in ("", "ai.onnx")), 0)
+
+    @property
+    def has_subgraphs(self) -> bool:
+        """Whether a node has a graph of its own, as branches and loops do."""
+        return any(item.HasField("g") or item.graphs for node in self.nodes for item in node.attribute)
+
+    @property
     def nodes(self) -> list[Any]:
         """The nodes in their order, as a list of its own."""
         return list(self._graph.node)

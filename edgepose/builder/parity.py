@@ -21,6 +21,8 @@ from edgepose.spec import ModelSpec
 
 __all__ = ["TOLERANCES", "Parity", "Tolerance", "compare", "compare_backends", "record_batches"]
 
+SAME_MAPS = 1e-3
+"""`Parity.heatmap_rms` up to which two models' maps differ by rounding alone."""
 MATCHED = 0.5
 """Similarity from which a person of one model counts as found by the other too."""
 
@@ -34,12 +36,14 @@ class Parity:
         persons: persons that the first model found.
         heatmap_max: largest difference of a heatmap pixel, as a share of the largest value of the first
             model's heatmaps.
-        heatmap_rms: root mean square of the difference over that of the first model's heatmaps.
+        heatmap_rms: root mean square of the difference over that of the first model's heatmaps. Both are
+            NaN where the models' maps differ in size, so that their pixels do not compare.
         keypoint_median, keypoint_p95, keypoint_max: distance of a joint of the two models, in
-            pixels of the network's input.
-        pck: share of the joints that lie within a tenth of the person's longer side of one another.
-        oks: mean object keypoint similarity of the first model's persons to the second's; 0 for
-            persons that the second does not find.
+            pixels of the network's input; infinite where no person is found by both.
+        pck: share of the joints that lie within a tenth of the person's longer side of one another; 0
+            where no person is found by both.
+        oks: mean object keypoint similarity of the two models' persons; 0 for those that only one of
+            them finds. These figures of joints and persons are NaN where neither finds anybody.
         lost: persons of the first that the second does not find.
         added: persons of the second that the first does not find.
     """
@@ -56,25 +60,34 @@ class Parity:
     lost: int
     added: int
 
+    @property
+    def conclusive(self) -> bool:
+        """Whether the figures tell: persons were compared, or the maps differ by rounding alone."""
+        return not np.isnan(self.oks) or self.heatmap_rms <= SAME_MAPS
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready figures, rounded to six digits."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {k: v if isinstance(v, int) else float(f"{v:.6g}") for k, v in values.items()}
+        """JSON-ready figures, rounded to six digits; None for what is NaN or infinite."""
+        return {item.name: _rounded(getattr(self, item.name)) for item in fields(self)}
 
     def table(self, tolerance: Tolerance | None = None) -> str:
         """The figures, one a line, with their limits."""
         limits = {} if tolerance is None else tolerance.limits()
         lines = []
-        for name, value in self.to_dict().items():
+        for item in fields(self):
+            name, value = item.name, getattr(self, item.name)
             limit = limits.get(name)
             word = "" if limit is None else f"  (at {'most' if limit[0] else 'least'} {limit[1]:g})"
-            lines.append(f"{name:<16} {value:>10.5g}{word}")
+            number = "none" if np.isnan(value) else f"{value:.5g}"
+            lines.append(f"{name:<16} {number:>10}{word}")
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What an artefact may differ by; the fields are those of `Parity`."""
+    """What an artefact may differ by; the fields are those of `Parity`.
+
+    A figure that is NaN breaks no limit: maps of models of two sizes do not compare.
+    """
 
     heatmap_rms: float
     keypoint_p95: float
@@ -95,12 +108,17 @@ class Tolerance:
         found = []
         for figure, (upper, limit) in self.limits().items():
             value = getattr(parity, figure)
-            if not (value <= limit if upper else value >= limit):
+            if value > limit if upper else value < limit:
                 found.append(figure)
         return found
 
     def check(self, parity: Parity, name: str) -> None:
-        """Raise `ParityError`, with the table, where a limit is not kept."""
+        """Raise `ParityError`, with the table, where a limit is not kept or the figures do not tell."""
+        if not parity.conclusive:
+            raise ParityError(
+                f"{name} is not verified; found nobody on {parity.pictures} pictures; give some that show "
+                "people"
+            )
         broken = self.broken(parity)
         if broken:
             raise ParityError(
@@ -156,7 +174,7 @@ def compare_backends(first: Backend, second: Backend, images: Iterable[NDArray[n
     runs = _Recorded(first), _Recorded(second)
     steps = [_steps(run) for run in runs]
     squares = np.zeros(2)
-    worst, peak, pictures = 0.0, 0.0, 0
+    worst, peak, pictures, maps_compared = 0.0, 0.0, 0, 0
     matches: list[_Match] = []
     for image in images:
         before, after = (step(image) for step in steps)
@@ -168,6 +186,7 @@ def compare_backends(first: Backend, second: Backend, images: Iterable[NDArray[n
                 continue  # models of different input sizes have maps that do not compare
             difference = maps.astype(np.float64) - others
             squares += np.square(difference).sum(), np.square(maps.astype(np.float64)).sum()
+            maps_compared += 1
             worst, peak = max(worst, float(np.abs(difference).max())), max(peak, float(maps.max()))
         matches.append(_match(before, after, spec, _scale(image, spec)))
         pictures += 1
@@ -176,19 +195,22 @@ def compare_backends(first: Backend, second: Backend, images: Iterable[NDArray[n
     distances = np.concatenate([match.distances for match in matches])
     shares = np.concatenate([match.shares for match in matches])
     similarity = np.concatenate([match.similarity for match in matches])
-    missing = np.array([np.inf]) if len(similarity) and not len(distances) else distances
+    added = sum(match.added for match in matches)
+    nobody = len(similarity) + added == 0
+    far = distances if len(distances) else np.array([np.inf])
+    quantiles = [np.nan if nobody else float(np.percentile(far, share)) for share in (50, 95, 100)]
     return Parity(
         pictures=pictures,
         persons=len(similarity),
-        heatmap_max=worst / peak if peak else 0.0,
-        heatmap_rms=float(np.sqrt(squares[0] / squares[1])) if squares[1] else 0.0,
-        keypoint_median=_percentile(missing, 50),
-        keypoint_p95=_percentile(missing, 95),
-        keypoint_max=_percentile(missing, 100),
-        pck=float((shares <= 0.1).mean()) if len(shares) else 1.0,
-        oks=float(similarity.mean()) if len(similarity) else 1.0,
+        heatmap_max=_ratio(worst, peak) if maps_compared else np.nan,
+        heatmap_rms=_ratio(np.sqrt(squares[0]), np.sqrt(squares[1])) if maps_compared else np.nan,
+        keypoint_median=quantiles[0],
+        keypoint_p95=quantiles[1],
+        keypoint_max=quantiles[2],
+        pck=np.nan if nobody else float((shares <= 0.1).mean()) if len(shares) else 0.0,
+        oks=np.nan if nobody else float(similarity.sum()) / (len(similarity) + added),
         lost=sum(match.lost for match in matches),
-        added=sum(match.added for match in matches),
+        added=added,
     )
 
 
@@ -290,5 +312,15 @@ def _match(first: Poses, second: Poses, spec: ModelSpec, scale: float) -> _Match
     )
 
 
-def _percentile(values: NDArray[np.floating], share: float) -> float:
-    return float(np.percentile(values, share)) if len(values) else 0.0
+def _ratio(value: float, reference: float) -> float:
+    """Of a difference to what it differs from; two that are zero everywhere do not differ."""
+    if reference > 0:
+        return float(value) / float(reference)
+    return np.inf if value > 0 else 0.0
+
+
+def _rounded(value: float) -> float | None:
+    """Six digits; JSON has neither NaN nor infinity."""
+    if isinstance(value, int):
+        return value
+    return float(f"{value:.6g}") if np.isfinite(value) else None

@@ -172,7 +172,7 @@ def test_context_pooling() -> None:
     assert simplify_context_pooling(Graph(model)) == 0
 
 
-@pytest.mark.parametrize("change", ["used", "output", "wide", "axis", "strided", "no_identity"])
+@pytest.mark.parametrize("change", ["used", "output", "wide", "axis", "strided", "no_identity", "static"])
 def test_context_pooling_that_stays(change: str) -> None:
     nodes, constants = context_block()
     if change == "used":  # x serves elsewhere too
@@ -189,6 +189,9 @@ def test_context_pooling_that_stays(change: str) -> None:
         nodes[14] = helper.make_node("Relu", ["shifted"], ["total"])
     if change == "no_identity":
         nodes[14] = helper.make_node("Relu", ["shifted"], ["total"])
+    if change == "static":  # as wide as x, not as y
+        constants["flat_x"] = np.array([0, 8, -1])
+        nodes[7].input[1], nodes[7].output[0], nodes[8].input[0] = "flat_x", "values", "values"
     model = make(nodes, constants, 8)
     if change == "output":
         model.graph.output.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, None, None]))
@@ -210,3 +213,34 @@ def test_all_together_leave_the_source_alone() -> None:
     image = normal(2, 8, 6, 5)
     np.testing.assert_allclose(run(rewritten, image), run(model, image), atol=1e-4)
     assert rewrite(model)[0].SerializeToString() == rewritten.SerializeToString()
+
+
+@pytest.mark.parametrize("shape", [[-1, 8, 30], [0, 0, -1], [1, 0, 30]])
+def test_context_pooling_of_a_static_shape(shape: list[int]) -> None:
+    nodes, constants = context_block(inner=8)
+    constants["flat_x"] = np.array(shape)
+    nodes[7].input[1], nodes[7].output[0], nodes[8].input[0] = "flat_x", "values", "values"
+    model = make(nodes, constants, 8)
+    expected = run(model, image := normal(1, 8, 5, 6))
+    assert simplify_context_pooling(Graph(model)) == 1
+    np.testing.assert_allclose(run(model, image), expected, atol=2e-5)
+
+
+def test_graphs_with_branches_and_of_an_old_opset_are_only_simplified() -> None:
+    model = make(*context_block(), 8)
+    old = type(model).FromString(model.SerializeToString())
+    old.opset_import[0].version = 12
+    assert Graph(old).opset == 12
+    value = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("Identity", ["x"], ["inner"])], "branch", [], [value])
+    branched = type(model).FromString(model.SerializeToString())
+    branched.graph.input.append(helper.make_tensor_value_info("which", TensorProto.BOOL, []))
+    choice = helper.make_node("If", ["which"], ["chosen"], then_branch=branch, else_branch=branch)
+    branched.graph.node.append(choice)
+    branched.graph.output.append(
+        helper.make_tensor_value_info("chosen", TensorProto.FLOAT, ["n", 8, None, None])
+    )
+    onnx.checker.check_model(branched)
+    assert Graph(branched).has_subgraphs
+    assert not Graph(model).has_subgraphs
+    assert rewrite(branched)[1] == {"context_pooling": 0, "deconvolution": 0}

@@ -45,6 +45,14 @@ def views(count: int) -> list[np.ndarray]:
     return found
 
 
+def small_person() -> np.ndarray:
+    """The packaged photo at half its size, in which the multi-person model finds somebody."""
+    picture = np.full_like(PHOTO, 128)
+    half = cv2.resize(PHOTO, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    picture[: half.shape[0], : half.shape[1]] = half
+    return picture
+
+
 @pytest.fixture(scope="module")
 def float_model() -> Any:
     return rewrite(load_source(MODEL).model)[0]
@@ -122,7 +130,10 @@ def test_pictures_of_any_shape_calibrate_a_bottom_up_model(tmp_path: Path) -> No
     loose = replace(TOLERANCES["int8"], heatmap_rms=1, keypoint_p95=np.inf, pck=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TOLERANCES, "int8", loose)
-        report = build(resolve_model("multi"), tmp_path / "small.onnx", pictures[:2], options)
+        with pytest.raises(InvalidInputError, match="found nobody on 2 pictures"):
+            build(resolve_model("multi"), tmp_path / "small.onnx", pictures[:2], options)
+        report = build(resolve_model("multi"), tmp_path / "small.onnx", [small_person()], options)
+    assert report.parity.persons >= 1
     assert set(report.quantization["tried"]) == set(METHODS)
     assert report.precision == "int8"
 

@@ -17,9 +17,15 @@ __all__ = ["PASSES", "rewrite"]
 PASSES = {"context_pooling": simplify_context_pooling, "deconvolution": split_last_deconvolutions}
 """By name, in the order in which they run; the simplifier runs before them."""
 
+OPSET = 13
+"""From here on Softmax, Unsqueeze and DepthToSpace mean what the passes take them for."""
+
 
 def rewrite(model: Any) -> tuple[Any, dict[str, int]]:
     """Simplify a model, then run all passes.
+
+    Graphs of an older opset, and those with branches or loops, whose bodies use values that a pass does not
+    see, are only simplified.
 
     Args:
         model: ``onnx.ModelProto``; it stays as it is.
@@ -29,4 +35,6 @@ def rewrite(model: Any) -> tuple[Any, dict[str, int]]:
     """
     model = simplify(model)
     graph = Graph(model)
+    if graph.opset < OPSET or graph.has_subgraphs:
+        return model, dict.fromkeys(PASSES, 0)
     return model, {name: apply(graph) for name, apply in PASSES.items()}

@@ -66,6 +66,9 @@ def _find(graph: Graph, pool: Any) -> _Block | None:
     weight = graph.constant(mask.input[1])
     if weight is None or weight.shape[0] != 1 or weight.shape[2:] != (1, 1):
         return None
+    matrix, _ = _weights(graph, conv)
+    if not (_flattens(graph, flat, set(matrix.shape)) and _flattens(graph, flat_mask, {1})):
+        return None
     if graph.attribute(softmax, "axis", -1) not in (2, -1):
         return None
     if graph.attribute(transpose, "perm") != [0, 2, 1]:
@@ -86,6 +89,14 @@ def _find(graph: Graph, pool: Any) -> _Block | None:
     return _Block(
         conv, mask, flat_mask, softmax, transpose, flat, pool, unsqueeze, squeeze_conv, expand, add, total
     )
+
+
+def _flattens(graph: Graph, node: Any, channels: set[int]) -> bool:
+    """Whether a Reshape makes (n, c, h, w) into (n, c, h * w), whichever of these c is."""
+    shape = graph.constant(node.input[1])
+    if shape is None or len(shape) != 3 or graph.attribute(node, "allowzero", 0):
+        return False
+    return shape[1] == 0 or channels == {int(shape[1])}
 
 
 def _pointwise(graph: Graph, node: Any) -> bool:
