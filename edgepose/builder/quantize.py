@@ -92,7 +92,7 @@ class Quantizer:
         kinds = self._quantization.QuantType
         activation = kinds.QUInt8 if self._activations == "uint8" else kinds.QInt8
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-        from onnxruntime.quantization.registry import QDQRegistry
+        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
         level = logging.root.manager.disable
         logging.disable(logging.WARNING)  # it advises a preparation that our own passes have done
@@ -106,7 +106,7 @@ class Quantizer:
                 tensors_range=ranges,
                 nodes_to_quantize=[],
                 nodes_to_exclude=[*self.heads, *keep],
-                op_types_to_quantize=list(QDQRegistry),
+                op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
                 extra_options={
                     "ActivationSymmetric": self._activations == "int8",
                     "WeightSymmetric": True,
