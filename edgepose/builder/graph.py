@@ -28,6 +28,16 @@ class Graph:
         self._outputs = {item.name for item in self._graph.output}
         self._names = {name for node in self._graph.node for name in (node.name, *node.input, *node.output)}
         self._index()
+        self._shapes = self._inferred()
+
+    def _inferred(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of the values that the model had at first, as far as they are known."""
+        graph = self._onnx.shape_inference.infer_shapes(self.model).graph
+        shapes: dict[str, tuple[int | None, ...]] = {}
+        for item in (*graph.value_info, *graph.input, *graph.output):
+            axes = item.type.tensor_type.shape.dim if item.type.tensor_type.HasField("shape") else ()
+            shapes[item.name] = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in axes)
+        return shapes
 
     def _index(self) -> None:
         self._producers = {name: node for node in self._graph.node for name in node.output}
@@ -58,6 +68,11 @@ class Graph:
     def consumers(self, name: str) -> list[Any]:
         """The nodes that use a value."""
         return self._consumers.get(name, [])
+
+    def side(self, name: str, axis: int) -> int | None:
+        """The length of an axis of a value that the model had at first, or None where it is not known."""
+        shape = self._shapes.get(name, ())
+        return shape[axis] if axis < len(shape) else None
 
     def is_output(self, name: str) -> bool:
         """Whether a value is one of the graph's outputs."""

@@ -33,6 +33,8 @@ __all__ = ["ACTIVATIONS", "METHODS", "Quantizer"]
 METHODS = ("minmax", "entropy", "percentile")
 """How the range of an activation is taken from the calibration pictures."""
 ACTIVATIONS = ("uint8", "int8")
+VECTOR_STEPS = {"Gemm", "LayerNormalization"}
+"""Operators that stay in float: they see a vector a picture, which costs next to nothing."""
 LEAST_PICTURES = 8
 """Fewer say too little about the activations' ranges."""
 
@@ -106,7 +108,7 @@ class Quantizer:
                 tensors_range=ranges,
                 nodes_to_quantize=[],
                 nodes_to_exclude=[*self.heads, *keep],
-                op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
+                op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry} - VECTOR_STEPS),
                 extra_options={
                     "ActivationSymmetric": self._activations == "int8",
                     "WeightSymmetric": True,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgepose.builder.graph import Graph
 from edgepose.builder.passes import rewrite
 from edgepose.builder.passes.context_pooling import simplify_context_pooling
-from edgepose.builder.passes.deconvolution import split_last_deconvolutions
+from edgepose.builder.passes.deconvolution import split_deconvolutions
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -81,7 +81,7 @@ def test_the_last_deconvolution(kernel: int, group: int, inputs: int, outputs: i
     model = make(nodes, constants, inputs)
     image = normal(2, inputs, 5, 7)
     expected = run(model, image)
-    assert split_last_deconvolutions(Graph(model)) == 1
+    assert split_deconvolutions(Graph(model)) == 1
     kinds = [node.op_type for node in model.graph.node]
     assert "ConvTranspose" not in kinds
     assert kinds.count("Conv") == 8
@@ -95,13 +95,62 @@ def test_a_deconvolution_that_is_the_output() -> None:
     model = make([node], constants, 3)
     image = normal(1, 3, 4, 4)
     expected = run(model, image)
-    assert split_last_deconvolutions(Graph(model)) == 1
+    assert split_deconvolutions(Graph(model)) == 1
     np.testing.assert_allclose(run(model, image), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("follows", ["wide_conv", "branch", "pool", "deconvolution"])
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize(("group", "inputs", "outputs"), [(1, 6, 4), (4, 4, 4), (48, 96, 48), (6, 6, 12)])
+def test_a_deconvolution_within(follows: str, static: bool, group: int, inputs: int, outputs: int) -> None:
+    node, constants = deconvolution(4, group, inputs, outputs)
+    side = 3 if follows == "wide_conv" else 1
+    constants |= {"w0": normal(outputs, outputs, 1, 1), "w": normal(2, outputs, side, side)}
+    nodes = [
+        node,
+        helper.make_node("Conv", ["up", "w0"], ["pointwise"]),
+        helper.make_node("Relu", ["pointwise"], ["active"]),
+        helper.make_node("Conv", ["active", "w"], ["heatmaps"], pads=[side // 2] * 4),
+    ]
+    if follows == "branch":
+        nodes[3].output[0] = "other"
+        nodes.append(helper.make_node("Conv", ["active", "w"], ["more"]))
+        nodes.append(helper.make_node("Add", ["other", "more"], ["heatmaps"]))
+    if follows == "pool":
+        nodes.insert(3, helper.make_node("MaxPool", ["active"], ["pooled"], kernel_shape=[2, 2]))
+        nodes[4].input[0] = "pooled"
+    if follows == "deconvolution":
+        again, more = deconvolution(4, 1, 2, 3)
+        again.input[:] = ["last", "again.weight", "again.bias"]
+        again.name, again.output[0], nodes[3].output[0] = "again", "heatmaps", "last"
+        nodes.append(again)
+        constants |= {f"again.{name[3:]}": value for name, value in more.items()}
+    model = make(nodes, constants, inputs)
+    image = normal(2, inputs, 5, 7)
+    if static:
+        for axis, length in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], (5, 7), strict=True):
+            axis.dim_value = length
+    expected = run(model, image)
+    assert split_deconvolutions(Graph(model)) == 1 + (follows == "deconvolution")
+    kinds = [node.op_type for node in model.graph.node]
+    assert "ConvTranspose" not in kinds
+    assert ("Shape" in kinds) != static
+    np.testing.assert_allclose(run(model, image), expected, atol=1e-6 * np.abs(expected).max())
+    groups = [
+        attribute.i
+        for node in model.graph.node
+        for attribute in node.attribute
+        if attribute.name == "group" and attribute.i > 1
+    ]
+    # One channel a group stays so; other narrow groups become wider ones.
+    assert set(groups) == {(1, 6, 4): set(), (4, 4, 4): {4}, (48, 96, 48): {1}}.get(
+        (group, inputs, outputs), set()
+    ) - {1}
 
 
 @pytest.mark.parametrize(
     "change",
-    ["wide_conv", "branch", "pool", "uneven", "dilated", "stride", "computed"],
+    ["uneven", "dilated", "stride", "computed"],
 )
 def test_deconvolutions_that_stay(change: str) -> None:
     changes: dict[str, Any] = {
@@ -110,22 +159,14 @@ def test_deconvolutions_that_stay(change: str) -> None:
         "stride": {"strides": [1, 1]},
     }.get(change, {})
     node, constants = deconvolution(4, 1, 3, 4, **changes)
-    side = 3 if change == "wide_conv" else 1
-    constants |= {"w": normal(2, 4, side, side)}
-    nodes = [node, helper.make_node("Conv", ["up", "w"], ["heatmaps"], pads=[side // 2] * 4)]
-    if change == "branch":
-        nodes[1].output[0] = "other"
-        nodes.append(helper.make_node("Conv", ["up", "w"], ["more"]))
-        nodes.append(helper.make_node("Add", ["other", "more"], ["heatmaps"]))
-    if change == "pool":
-        nodes.insert(1, helper.make_node("MaxPool", ["up"], ["pooled"], kernel_shape=[2, 2]))
-        nodes[2].input[0] = "pooled"
+    constants |= {"w": normal(2, 4, 1, 1)}
+    nodes = [node, helper.make_node("Conv", ["up", "w"], ["heatmaps"])]
     if change == "computed":
         nodes.insert(0, helper.make_node("Identity", ["up.weight"], ["weight"]))
         node.input[1] = "weight"
     model = make(nodes, constants, 3)
     before = model.SerializeToString()
-    assert split_last_deconvolutions(Graph(model)) == 0
+    assert split_deconvolutions(Graph(model)) == 0
     model.graph.ClearField("value_info")
     assert model.SerializeToString() == before
 
@@ -135,8 +176,9 @@ def context_block(channels: int = 8, inner: int = 6, hidden: int = 4) -> tuple[l
     constants = {
         "w1": normal(inner, channels, 1, 1), "b1": normal(inner), "w3": normal(channels, inner, 1, 1),
         "b3": normal(channels), "wm": normal(1, channels, 1, 1), "bm": normal(1),
-        "w4": normal(hidden, channels, 1, 1), "b4": normal(hidden), "w5": normal(channels, hidden, 1, 1),
-        "b5": normal(channels), "flat": np.array([0, 0, -1]), "axis": np.array([3]),
+        "w4": normal(hidden, channels, 1, 1), "b4": normal(hidden), "g": normal(hidden, 1, 1),
+        "o": normal(hidden, 1, 1), "w5": normal(channels, hidden, 1, 1), "b5": normal(channels),
+        "flat": np.array([0, 0, -1]), "axis": np.array([3]),
     }  # fmt: skip
     node = helper.make_node
     nodes = [
@@ -151,7 +193,8 @@ def context_block(channels: int = 8, inner: int = 6, hidden: int = 4) -> tuple[l
         node("MatMul", ["flat_x", "column"], ["context"]),
         node("Unsqueeze", ["context", "axis"], ["context4"]),
         node("Conv", ["context4", "w4", "b4"], ["squeezed"]),
-        node("Relu", ["squeezed"], ["active"]),
+        node("LayerNormalization", ["squeezed", "g", "o"], ["normal"], axis=-3, epsilon=1e-3),
+        node("Relu", ["normal"], ["active"]),
         node("Conv", ["active", "w5", "b5"], ["t"]),
         node("Add", ["x", "t"], ["shifted"]),
         node("Add", ["shifted", "image"], ["total"]),
@@ -169,10 +212,11 @@ def test_context_pooling() -> None:
     x = next(node.output[0] for node in model.graph.node if node.name.startswith("conv3"))
     users = [node.op_type for node in model.graph.node if x in node.input]
     assert users == ["Add"]  # so that a runtime can fuse convolution, sum and activation
+    assert [node.op_type for node in model.graph.node].count("Gemm") == 2
     assert simplify_context_pooling(Graph(model)) == 0
 
 
-@pytest.mark.parametrize("change", ["used", "output", "wide", "axis", "strided", "no_identity", "static"])
+@pytest.mark.parametrize("change", ["used", "output", "wide", "axis", "strided", "no_identity", "norm"])
 def test_context_pooling_that_stays(change: str) -> None:
     nodes, constants = context_block()
     if change == "used":  # x serves elsewhere too
@@ -186,12 +230,12 @@ def test_context_pooling_that_stays(change: str) -> None:
     if change == "strided":
         constants["w1"] = normal(6, 8, 1, 1)
         nodes[2].attribute.append(helper.make_attribute("strides", [2, 2]))
-        nodes[14] = helper.make_node("Relu", ["shifted"], ["total"])
+        nodes[15] = helper.make_node("Relu", ["shifted"], ["total"])
     if change == "no_identity":
-        nodes[14] = helper.make_node("Relu", ["shifted"], ["total"])
-    if change == "static":  # as wide as x, not as y
-        constants["flat_x"] = np.array([0, 8, -1])
-        nodes[7].input[1], nodes[7].output[0], nodes[8].input[0] = "flat_x", "values", "values"
+        nodes[15] = helper.make_node("Relu", ["shifted"], ["total"])
+    if change == "norm":  # over one axis alone
+        nodes[11].attribute[0].i = 3
+        constants["g"], constants["o"] = normal(1), normal(1)
     model = make(nodes, constants, 8)
     if change == "output":
         model.graph.output.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, None, None]))
@@ -217,7 +261,7 @@ def test_all_together_leave_the_source_alone() -> None:
 
 @pytest.mark.parametrize("shape", [[-1, 8, 30], [0, 0, -1], [1, 0, 30]])
 def test_context_pooling_of_a_static_shape(shape: list[int]) -> None:
-    nodes, constants = context_block(inner=8)
+    nodes, constants = context_block()
     constants["flat_x"] = np.array(shape)
     nodes[7].input[1], nodes[7].output[0], nodes[8].input[0] = "flat_x", "values", "values"
     model = make(nodes, constants, 8)

@@ -9,12 +9,12 @@ from typing import Any
 
 from edgepose.builder.graph import Graph
 from edgepose.builder.passes.context_pooling import simplify_context_pooling
-from edgepose.builder.passes.deconvolution import split_last_deconvolutions
+from edgepose.builder.passes.deconvolution import split_deconvolutions
 from edgepose.builder.passes.simplify import simplify
 
 __all__ = ["PASSES", "rewrite"]
 
-PASSES = {"context_pooling": simplify_context_pooling, "deconvolution": split_last_deconvolutions}
+PASSES = {"context_pooling": simplify_context_pooling, "deconvolution": split_deconvolutions}
 """By name, in the order in which they run; the simplifier runs before them."""
 
 OPSET = 13

@@ -6,6 +6,9 @@ attention sums up to one. Then x is used for nothing but the residual sum, so th
 sum and the activation can run as one:
 
     relu(x + t + identity)  =  relu(conv(y) + (identity + t))
+
+The pooling is written channels last, the layout in which runtimes keep quantised maps, so that they need not
+turn y round; and what it pools is a vector, which fully connected layers take as it is.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ class _Block(NamedTuple):
     flat: Any
     pool: Any
     unsqueeze: Any
-    squeeze_conv: Any
+    squeeze: Any
+    between: list[Any]
     expand: Any
     add: Any
     total: Any
@@ -66,37 +70,58 @@ def _find(graph: Graph, pool: Any) -> _Block | None:
     weight = graph.constant(mask.input[1])
     if weight is None or weight.shape[0] != 1 or weight.shape[2:] != (1, 1):
         return None
-    matrix, _ = _weights(graph, conv)
-    if not (_flattens(graph, flat, set(matrix.shape)) and _flattens(graph, flat_mask, {1})):
+    if not (_flattens(graph, flat, len(_weights(graph, conv)[1])) and _flattens(graph, flat_mask, 1)):
         return None
     if graph.attribute(softmax, "axis", -1) not in (2, -1):
         return None
     if graph.attribute(transpose, "perm") != [0, 2, 1]:
         return None
     unsqueeze = graph.only_consumer(pool.output[0], "Unsqueeze")
-    squeeze_conv = unsqueeze and graph.only_consumer(unsqueeze.output[0], "Conv")
-    if squeeze_conv is None or not _pointwise(graph, squeeze_conv):
+    squeeze = unsqueeze and graph.only_consumer(unsqueeze.output[0], "Conv")
+    if squeeze is None or not _pointwise(graph, squeeze):
         return None
-    users = {node.op_type: node for node in graph.consumers(conv.output[0])}
-    add = users.get("Add")
-    if add is None or len(graph.consumers(conv.output[0])) != 3 or graph.is_output(conv.output[0]):
+    between = _vector_steps(graph, squeeze)
+    expand = graph.only_consumer((between or [squeeze])[-1].output[0], "Conv")
+    if expand is None or not _pointwise(graph, expand):
+        return None
+    add = graph.only_consumer(expand.output[0], "Add")
+    if add is None or conv.output[0] not in add.input:
+        return None
+    if len(graph.consumers(conv.output[0])) != 3 or graph.is_output(conv.output[0]):
         return None
     total = graph.only_consumer(add.output[0], "Add")
-    other = next((name for name in add.input if name != conv.output[0]), None)
-    expand = other and graph.producer(other)
-    if total is None or expand is None or expand.op_type != "Conv":
+    if total is None:
         return None
     return _Block(
-        conv, mask, flat_mask, softmax, transpose, flat, pool, unsqueeze, squeeze_conv, expand, add, total
+        conv, mask, flat_mask, softmax, transpose, flat, pool, unsqueeze, squeeze, between, expand, add, total
     )
 
 
-def _flattens(graph: Graph, node: Any, channels: set[int]) -> bool:
-    """Whether a Reshape makes (n, c, h, w) into (n, c, h * w), whichever of these c is."""
+def _vector_steps(graph: Graph, node: Any) -> list[Any]:
+    """The activations and normalisations of all channels that follow a node."""
+    steps: list[Any] = []
+    while True:
+        value = (steps or [node])[-1].output[0]
+        users = graph.consumers(value)
+        if len(users) != 1 or graph.is_output(value):
+            return steps
+        normalizes = (
+            users[0].op_type == "LayerNormalization"
+            and len(users[0].output) == 1
+            and graph.attribute(users[0], "axis", -1) in (1, -3)
+            and all(graph.constant(name) is not None for name in users[0].input[1:])
+        )
+        if not normalizes and users[0].op_type != "Relu":
+            return steps
+        steps.append(users[0])
+
+
+def _flattens(graph: Graph, node: Any, channels: int) -> bool:
+    """Whether a Reshape makes (n, c, h, w) into (n, c, h * w)."""
     shape = graph.constant(node.input[1])
     if shape is None or len(shape) != 3 or graph.attribute(node, "allowzero", 0):
         return False
-    return shape[1] == 0 or channels == {int(shape[1])}
+    return int(shape[1]) in (0, channels)
 
 
 def _pointwise(graph: Graph, node: Any) -> bool:
@@ -128,42 +153,43 @@ def _rewrite(graph: Graph, block: _Block) -> None:
     assert attention is not None
     # Logits of y; a constant changes no softmax.
     logits = (attention.reshape(1, -1).astype(np.float64) @ matrix).astype(np.float32)
-    inner, inner_bias = _weights(graph, block.squeeze_conv)
-    squeeze, squeeze_bias = inner @ matrix, inner @ bias + inner_bias
+    inner, inner_bias = _weights(graph, block.squeeze)
+    outer, outer_bias = _weights(graph, block.expand)
 
     y = block.conv.input[0]
     like = block.mask.output[0]
-    mask = graph.node(
-        "Conv", [y, graph.add_constant(logits[:, :, None, None], like)], like, kernel_shape=[1, 1]
-    )
-    flat_mask = graph.node("Reshape", [mask.output[0], block.flat_mask.input[1]], like)
-    softmax = graph.node("Softmax", [flat_mask.output[0]], like, axis=2)
-    transpose = graph.node("Transpose", [softmax.output[0]], like, perm=[0, 2, 1])
-    flat = graph.node("Reshape", [y, block.flat.input[1]], like)
-    pool = graph.node("MatMul", [flat.output[0], transpose.output[0]], like)
-    unsqueeze = graph.node("Unsqueeze", [pool.output[0], block.unsqueeze.input[1]], like)
-    squeeze_conv = graph.node(
-        "Conv",
-        [
-            unsqueeze.output[0],
-            graph.add_constant(squeeze[:, :, None, None].astype(np.float32), block.squeeze_conv.input[1]),
-            graph.add_constant(squeeze_bias.astype(np.float32), block.squeeze_conv.input[2]),
-        ],
-        block.squeeze_conv.name,
-        block.squeeze_conv.output[0],
-        kernel_shape=[1, 1],
-    )
-    graph.replace(
-        [block.mask, block.flat_mask, block.softmax, block.transpose, block.flat, block.pool, block.unsqueeze,
-         block.squeeze_conv],
-        [mask, flat_mask, softmax, transpose, flat, pool, unsqueeze, squeeze_conv],
-    )  # fmt: skip
+    new: list[Any] = []
+
+    def step(kind: str, *inputs: str, **attributes: Any) -> str:
+        new.append(graph.node(kind, inputs, like, **attributes))
+        return str(new[-1].output[0])
+
+    def shape(*sizes: int) -> str:
+        return graph.add_constant(np.array(sizes, np.int64), like)
+
+    def dense(value: str, weight: Any, offset: Any) -> str:
+        names = [graph.add_constant(array.astype(np.float32), like) for array in (weight, offset)]
+        return step("Gemm", value, *names, transB=1)
+
+    mask = step("Conv", y, graph.add_constant(logits[:, :, None, None], like), kernel_shape=[1, 1])
+    weights = step("Softmax", step("Reshape", mask, block.flat_mask.input[1]), axis=2)
+    columns = step("Reshape", step("Transpose", y, perm=[0, 2, 3, 1]), shape(0, -1, matrix.shape[1]))
+    vector = step("Reshape", step("MatMul", weights, columns), shape(-1, matrix.shape[1]))
+    vector = dense(vector, inner @ matrix, inner @ bias + inner_bias)
+    for node in block.between:
+        constants = [graph.constant(name) for name in node.input[1:]]
+        names = [graph.add_constant(array.reshape(-1), like) for array in constants if array is not None]
+        axis = {"axis": -1, "epsilon": graph.attribute(node, "epsilon", 1e-5)} if names else {}
+        vector = step(node.op_type, vector, *names, **axis)
+    vector = step("Reshape", dense(vector, outer, outer_bias), shape(-1, len(outer), 1, 1))
     identity = next(name for name in block.total.input if name != block.add.output[0])
-    shifted = graph.node("Add", [identity, block.expand.output[0]], block.add.name)
+    shifted = step("Add", identity, vector)
     conv = graph.node(
         "Conv", block.conv.input, block.conv.name, kernel_shape=[1, 1], output=block.conv.output[0]
     )
-    total = graph.node("Add", [conv.output[0], shifted.output[0]], block.total.name, block.total.output[0])
-    old = {name: graph.producer(name) for name in (block.conv.output[0], block.add.output[0],
-                                                   block.total.output[0])}  # fmt: skip
-    graph.replace(list(old.values()), [shifted, conv, total])
+    total = graph.node("Add", [conv.output[0], shifted], block.total.name, block.total.output[0])
+    old = [
+        block.conv, block.mask, block.flat_mask, block.softmax, block.transpose, block.flat, block.pool,
+        block.unsqueeze, block.squeeze, *block.between, block.expand, block.add, block.total,
+    ]  # fmt: skip
+    graph.replace(old, [*new, conv, total])
