@@ -14,7 +14,9 @@ from typing import Any
 
 import edgepose
 from edgepose import kernels
+from edgepose.backends import choose_runtime
 from edgepose.backends.base import default_threads
+from edgepose.backends.openvino import short_version, without_telemetry
 from edgepose.optional import first_line
 
 __all__ = ["examine"]
@@ -43,7 +45,8 @@ def examine() -> dict[str, Any]:
 
     Returns:
         JSON-ready sections: ``edgepose``, ``system``, ``cpu``, ``packages`` (versions, None where not
-        installed), ``opencv``, ``onnxruntime``, ``openvino``, ``gpu``, ``jetson`` (None elsewhere),
+        installed), ``opencv``, ``onnxruntime``, ``openvino``, ``runtime`` (which one ``"auto"`` takes, None
+        where none serves, and the ``reason``), ``gpu``, ``jetson`` (None elsewhere),
         ``kernels`` (`edgepose.kernels.Kernels.status`) and ``problems``: each with its ``level``
         (``"error"``: the packaged models cannot run; ``"warning"``), what was ``found``, and ``advice``.
     """
@@ -55,6 +58,7 @@ def examine() -> dict[str, Any]:
         "opencv": _opencv(),
         "onnxruntime": _onnxruntime(),
         "openvino": _openvino(),
+        "runtime": _runtime(),
         "gpu": _gpu(),
         "jetson": _jetson(),
         "kernels": _kernels(),
@@ -117,11 +121,13 @@ def _onnxruntime() -> Section:
 
 
 def _openvino() -> Section:
-    found = _loaded("openvino")
-    section: Section = {"version": getattr(found, "__version__", None), "devices": [], "error": None}
+    with without_telemetry():
+        found = _loaded("openvino")
+    section: Section = {"version": None, "devices": [], "error": None}
     if isinstance(found, str):
         section["error"] = found
         return section
+    section["version"] = short_version(found)
     try:
         core = found.Core()
         section["devices"] = [f"{name}: {core.get_property(name, 'FULL_DEVICE_NAME')}" for name in
@@ -129,6 +135,14 @@ def _openvino() -> Section:
     except Exception as error:  # a broken driver can raise anything
         section["error"] = first_line(error)
     return section
+
+
+def _runtime() -> Section:
+    try:
+        name, reason = choose_runtime()
+    except edgepose.BackendUnavailableError as error:
+        return {"auto": None, "reason": str(error)}
+    return {"auto": name, "reason": reason}
 
 
 def _gpu() -> Section:
@@ -175,9 +189,11 @@ def _problems(report: dict[str, Any]) -> list[dict[str, str]]:
     choices = {"opencv": "the one that you want", "onnxruntime": "onnxruntime-gpu or onnxruntime"}
     for name, choice in choices.items():
         section, module = report[name], "cv2" if name == "opencv" else name
-        if section["error"]:
-            note("error", f"{name} does not load: {section['error']}", 'pip install "edgepose[cpu]"')
         found = section["distributions"]
+        replaced = name == "onnxruntime" and report["runtime"]["auto"] == "openvino"
+        if section["error"] and (found or not replaced):
+            level = "warning" if replaced else "error"
+            note(level, f"{name} does not load: {section['error']}", 'pip install "edgepose[cpu]"')
         if len(found) > 1:
             note(
                 "warning",

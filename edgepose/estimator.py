@@ -56,7 +56,9 @@ class EstimatorInfo:
     Attributes:
         path: the model file.
         spec: the description that it carries.
-        backend: runtime, version, device and threads.
+        backend: what runs the network and why (`edgepose.backends.Backend.describe`): ``name``,
+            ``version``, ``device``, ``threads`` and ``reason``, and of ONNX Runtime ``providers``, of
+            OpenVINO ``precision``.
         kernels: by op, which implementation serves and why no faster one does
             (`edgepose.kernels.Kernels.status`).
     """
@@ -117,13 +119,15 @@ class Estimator:
     Args:
         model: an ``.onnx`` file, the name of a packaged model, or None for the packaged default.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Only ``"auto"`` falls back to the
-            CPU, with a logged warning.
+            CPU, with a logged warning. CUDA is ONNX Runtime's alone.
+        runtime: ``"onnxruntime"``, ``"openvino"``, or ``"auto"``: ONNX Runtime where it is installed, else
+            OpenVINO.
         detector: finds the persons for a top-down model in calls without ``boxes=``: a callable that
             takes a BGR uint8 picture and returns person boxes, (n, 4) xyxy or (n, 5) with a score; or a
             bottom-up model, by name (``"multi"``), path or as an `Estimator` of its own. Without it the
             whole picture is taken as the box of one person. A model given by name or path runs with the
-            device, threads, kernels, score threshold and limit on persons given here, fills no missing
-            joints, and is closed with this estimator.
+            device, runtime, threads, kernels, score threshold and limit on persons given here, fills no
+            missing joints, and is closed with this estimator.
         score_threshold: persons with a lower score are dropped; None: 0.3, or 0.1 where a bottom-up
             model finds them. Persons that the caller gives by ``boxes=``, and the one of the whole
             picture, are always returned.
@@ -158,6 +162,7 @@ class Estimator:
         model: str | os.PathLike[str] | None = None,
         *,
         device: str = "auto",
+        runtime: str = "auto",
         detector: Detector | str | os.PathLike[str] | Estimator | None = None,
         score_threshold: float | None = None,
         keypoint_threshold: float = 0.0,
@@ -186,6 +191,7 @@ class Estimator:
             detector = str(resolve_model(detector))
         self._options: dict[str, Any] = {
             "device": device,
+            "runtime": runtime,
             "detector": detector,
             "score_threshold": score_threshold,
             "keypoint_threshold": keypoint_threshold,
@@ -208,7 +214,7 @@ class Estimator:
 
         implementation = kernel_ops.get(kernels)
         self._own_finder: Estimator | None = None
-        self._backend = open_backend(self._path, device=device, threads=threads)
+        self._backend = open_backend(self._path, device=device, runtime=runtime, threads=threads)
         try:
             self._set_up(implementation)
         except BaseException:
@@ -257,7 +263,7 @@ class Estimator:
         """The detector, ready to find persons; a model's file is opened with this estimator's options."""
         if isinstance(detector, str):
             _check_finder(read_model_spec(Path(detector)))
-            names = ("device", "score_threshold", "max_persons", "threads", "kernels")
+            names = ("device", "runtime", "score_threshold", "max_persons", "threads", "kernels")
             shared = {name: self._options[name] for name in names}
             # Joints filled by refine may be a neighbour's, and a box must not reach there.
             detector = self._own_finder = type(self)(detector, refine=False, **shared)

@@ -23,7 +23,7 @@ def require(module: str, purpose: str, install: str) -> Any:
     """
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except Exception as error:  # a broken binary can raise anything
         raise BackendUnavailableError(
             f'{purpose} needs {module}; found {error}; install it: pip install "{install}"'
         ) from error

@@ -1,33 +1,92 @@
-"""Runtimes that execute a model file; each is imported only when it is used."""
+"""Runtimes that execute a model file; their packages are imported only when they are used."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from edgepose.backends.base import Backend
-from edgepose.errors import ModelFormatError
+from edgepose.backends.base import Backend, check_device
+from edgepose.backends.onnx_metadata import read_spec
+from edgepose.backends.onnxruntime import OnnxRuntimeBackend, import_onnxruntime
+from edgepose.backends.openvino import OpenVinoBackend, import_openvino
+from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelFormatError
 from edgepose.spec import ModelSpec
 
-__all__ = ["Backend", "open_backend", "read_model_spec"]
+__all__ = ["RUNTIMES", "Backend", "choose_runtime", "open_backend", "read_model_spec"]
+
+RUNTIMES = ("auto", "onnxruntime", "openvino")
+
+_log = logging.getLogger("edgepose")
 
 
-def open_backend(path: Path, *, device: str = "auto", threads: int | None = None) -> Backend:
-    """Open a model file with the runtime that its suffix asks for.
+def open_backend(
+    path: Path, *, device: str = "auto", runtime: str = "auto", threads: int | None = None
+) -> Backend:
+    """Open a model file.
 
     Args:
         path: the model file.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; all but the CPU by ONNX Runtime alone.
+        runtime: ``"onnxruntime"``, ``"openvino"``, or ``"auto"`` as in `choose_runtime`.
         threads: CPU threads of the network; None for all that this process may use.
 
     Raises:
         ModelNotFoundError: there is no such file.
         ModelFormatError: it is not a usable model.
         BackendUnavailableError: the runtime or the device cannot serve.
+        InvalidInputError: there is no such runtime, or no device of such a name.
     """
     _check_suffix(path)
-    from edgepose.backends.onnxruntime import OnnxRuntimeBackend
+    name, reason = choose_runtime(runtime, device)
+    if name == "openvino":
+        return OpenVinoBackend(path, device=device, threads=threads, reason=reason)
+    return OnnxRuntimeBackend(path, device=device, threads=threads, reason=reason)
 
-    return OnnxRuntimeBackend(path, device=device, threads=threads)
+
+def choose_runtime(runtime: str = "auto", device: str = "auto") -> tuple[str, str]:
+    """The runtime that serves, and why.
+
+    Args:
+        runtime: ``"auto"`` takes ONNX Runtime where it is installed, else OpenVINO where that is.
+        device: OpenVINO serves the CPU alone, so that a CUDA device leaves ONNX Runtime.
+
+    Returns:
+        ``"onnxruntime"`` or ``"openvino"``; and the reason, as in `Backend.describe`.
+
+    Raises:
+        BackendUnavailableError: ``"auto"``, and neither is installed.
+        InvalidInputError: there is no such runtime, or no device of such a name.
+    """
+    if runtime not in RUNTIMES:
+        raise InvalidInputError(f"unknown runtime {runtime!r}; give {', '.join(map(repr, RUNTIMES))}")
+    cuda = check_device(device) is not None
+    if runtime != "auto":
+        return runtime, f"{runtime}{_asked(' and device', device, ' were') or ' was'} asked for"
+    if cuda:
+        return "onnxruntime", f"device {device!r} was asked for"
+    asked = _asked(", and device", device, " was asked for")
+    try:
+        import_onnxruntime()
+    except BackendUnavailableError as error:
+        found = error.__cause__
+    else:
+        return "onnxruntime", f"onnxruntime is installed{asked}"
+    try:
+        import_openvino()
+    except BackendUnavailableError as error:
+        raise BackendUnavailableError(
+            f"running a model needs onnxruntime or openvino; found neither: {found}; {error.__cause__}; "
+            'install one: pip install "edgepose[cpu]", or pip install "edgepose[openvino]"'
+        ) from error
+    if isinstance(found, ModuleNotFoundError) and found.name == "onnxruntime":
+        return "openvino", f"onnxruntime is not installed{asked}"
+    _log.warning("openvino serves, as onnxruntime does not load: %s", found)
+    return "openvino", f"onnxruntime does not load{asked}"
+
+
+def _asked(before: str, device: str, after: str) -> str:
+    """Words for a device that was asked for."""
+    return "" if device == "auto" else f"{before} {device!r}{after}"
 
 
 def read_model_spec(path: Path) -> ModelSpec:
@@ -38,8 +97,6 @@ def read_model_spec(path: Path) -> ModelSpec:
         ModelFormatError: it is not a usable model.
     """
     _check_suffix(path)
-    from edgepose.backends.onnx_metadata import read_spec
-
     return read_spec(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,9 +12,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepose.errors import InvalidInputError
 from edgepose.spec import ModelSpec
 
-__all__ = ["HEATMAPS", "INPUT", "TAGS", "Backend", "channels_fit", "default_threads", "wanted_outputs"]
+__all__ = [
+    "HEATMAPS",
+    "INPUT",
+    "TAGS",
+    "Backend",
+    "channels_fit",
+    "check_device",
+    "default_threads",
+    "wanted_outputs",
+]
 
 INPUT = "image"
 HEATMAPS = "heatmaps"
@@ -43,13 +54,19 @@ class Backend(Protocol):
                 where that is fixed.
 
         Returns:
-            Arrays by output name, in the order of the file. Top-down: ``"heatmaps"`` (n, k, h', w').
-            Bottom-up: those whose names begin with ``"heatmaps"``, (n, k, h', w') by rising size, and with
-            ``"tags"``, (n, 1 or a multiple of k, h', w').
+            Arrays by output name, in the order of the file, which the caller may keep. Top-down:
+            ``"heatmaps"`` (n, k, h', w'). Bottom-up: those whose names begin with ``"heatmaps"``, (n, k, h',
+            w') by rising size, and with ``"tags"``, (n, 1 or a multiple of k, h', w').
         """
 
     def describe(self) -> dict[str, Any]:
-        """Runtime, version, device and threads, ready for JSON."""
+        """What serves and why, ready for JSON.
+
+        Returns:
+            ``name``, ``version``, ``device``, ``threads``; ``reason``, in one sentence why this runtime and
+            device serve; and of ONNX Runtime ``providers``, of OpenVINO ``precision``, that of layers in
+            floating point.
+        """
 
     def close(self) -> None:
         """Release the model. `run` must not be called again."""
@@ -69,6 +86,20 @@ def channels_fit(output: str, channels: int, joints: int) -> bool:
     if output.startswith(TAGS):
         return channels == 1 or (channels > 0 and channels % joints == 0)
     return channels == joints
+
+
+def check_device(device: str) -> str | None:
+    """The number of the CUDA device that a device's name asks for, "0" where it gives none; else None.
+
+    Raises:
+        InvalidInputError: it is none of ``"auto"``, ``"cpu"``, ``"cuda"`` and ``"cuda:N"``.
+    """
+    match = re.fullmatch(r"(?:auto|cpu|cuda(?::(\d+))?)", device) if isinstance(device, str) else None
+    if match is None:
+        raise InvalidInputError(
+            f"unknown device {device!r}; give 'auto', 'cpu', 'cuda' or 'cuda:1' (another number)"
+        )
+    return match[1] or "0" if device.startswith("cuda") else None
 
 
 def default_threads() -> int:

@@ -136,7 +136,12 @@ TOLERANCES = {
 
 
 def compare(
-    first: Path, second: Path, images: Iterable[NDArray[np.uint8]], *, threads: int | None = None
+    first: Path,
+    second: Path,
+    images: Iterable[NDArray[np.uint8]],
+    *,
+    threads: int | None = None,
+    runtimes: tuple[str, str] = ("auto", "auto"),
 ) -> Parity:
     """Run two model files on the same pictures, in the runtime's own steps.
 
@@ -147,14 +152,15 @@ def compare(
         second: of the same task and skeleton; precision, runtime and input size may differ.
         images: BGR uint8 (H, W, 3).
         threads: of each model.
+        runtimes: of the first and the second, as for `edgepose.backends.open_backend`.
 
     Raises:
         InvalidInputError: the models do not do the same, or there are no pictures.
         ModelNotFoundError, ModelFormatError, BackendUnavailableError: a file cannot be run.
     """
-    opened = open_backend(first, threads=threads)
+    opened = open_backend(first, runtime=runtimes[0], threads=threads)
     try:
-        other = open_backend(second, threads=threads)
+        other = open_backend(second, runtime=runtimes[1], threads=threads)
         try:
             return compare_backends(opened, other, images)
         finally:

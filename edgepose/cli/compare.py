@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepose.backends import RUNTIMES
 from edgepose.errors import ParityError
 from edgepose.estimator import resolve_model
 from edgepose.optional import first_line
@@ -39,6 +40,14 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("--layers", action="store_true", help="also compare the values within the networks")
     parser.add_argument("--threads", type=int, help="CPU threads of each network")
+    parser.add_argument(
+        "--runtime",
+        type=_runtimes,
+        default="auto",
+        metavar="NAME[,NAME]",
+        help="what runs the models: onnxruntime, openvino, auto (the default), or two of them for A and B; "
+        "layers are compared by onnxruntime",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -49,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepose.builder.parity import TOLERANCES, compare
 
     first, second = resolve_model(arguments.first), resolve_model(arguments.second)
-    parity = compare(first, second, _pictures(arguments), threads=arguments.threads)
+    parity = compare(
+        first, second, _pictures(arguments), threads=arguments.threads, runtimes=arguments.runtime
+    )
     tolerance = TOLERANCES[arguments.tolerance] if arguments.tolerance else None
     layers = {}
     if arguments.layers:
@@ -68,6 +79,13 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"edgepose: {first_line(error)}", file=sys.stderr)
             return 1
     return 0
+
+
+def _runtimes(text: str) -> tuple[str, str]:
+    names = text.split(",")
+    if not set(names) <= set(RUNTIMES) or len(names) > 2:
+        raise argparse.ArgumentTypeError(f"found {text!r}; give one or two of {', '.join(RUNTIMES)}")
+    return names[0], names[-1]
 
 
 def _pictures(arguments: argparse.Namespace) -> Iterator[NDArray[np.uint8]]:

@@ -70,5 +70,7 @@ def _runtimes(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     source = ", ".join(opencv["distributions"]) or "the system"
     yield "opencv", opencv["error"] or f"{opencv['version']} {gstreamer} GStreamer, from {source}"
     yield "onnxruntime", runtime["error"] or f"{runtime['version']}, {', '.join(runtime['providers'])}"
-    if report["packages"]["openvino"]:
-        yield "openvino", openvino["error"] or f"{openvino['version']}, {'; '.join(openvino['devices'])}"
+    found = f"{openvino['version']}, {'; '.join(openvino['devices'])}"
+    yield "openvino", (openvino["error"] or found) if report["packages"]["openvino"] else "not installed"
+    auto = report["runtime"]["auto"]
+    yield "runtime", f"auto takes {auto or 'none'}: {report['runtime']['reason']}"

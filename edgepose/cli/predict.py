@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgepose.backends import read_model_spec
+from edgepose.backends import RUNTIMES, read_model_spec
 from edgepose.cli.progress import Progress
 from edgepose.cli.writers import FORMATS, TEXT_FORMATS, infer_format, names_picture, open_writer
 from edgepose.errors import BackendUnavailableError, InvalidInputError
@@ -118,6 +118,12 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:1 (default: auto)"
     )
+    parser.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        default="auto",
+        help="what runs the network (default: auto, onnxruntime where it is installed, else openvino)",
+    )
     parser.set_defaults(run=run, parser=parser)
 
 
@@ -203,7 +209,8 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "threads": arguments.threads,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    return {"device": arguments.device, "flip_test": arguments.flip_test, **given}
+    always = {name: getattr(arguments, name) for name in ("device", "runtime", "flip_test")}
+    return {**always, **given}
 
 
 def _results(

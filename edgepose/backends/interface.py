@@ -1,0 +1,96 @@
+"""What a model file must take and give, compared with its spec before the first run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgepose.backends.base import HEATMAPS, INPUT, TAGS, channels_fit, wanted_outputs
+from edgepose.errors import ModelFormatError
+from edgepose.spec import ModelSpec
+
+__all__ = ["Interface", "Port", "check_interface"]
+
+
+class Port(NamedTuple):
+    """An input or output of a network.
+
+    Attributes:
+        type: as ONNX Runtime writes it, for instance ``"tensor(float)"``.
+        shape: numbers for fixed axes, anything else for free ones.
+    """
+
+    type: str
+    shape: Sequence[Any]
+
+
+class Interface(NamedTuple):
+    """What a `Backend` needs to know of a network whose interface fits.
+
+    Attributes:
+        outputs: names of those that its task needs, in the order of the file.
+        input_size: (height, width) that the network takes, None where they are free.
+    """
+
+    outputs: list[str]
+    input_size: tuple[int, int] | None
+
+
+def check_interface(
+    path: Path, spec: ModelSpec, inputs: Mapping[str, Port], outputs: Mapping[str, Port]
+) -> Interface:
+    """Compare inputs and outputs with the spec, so that a mismatch is known before the first run.
+
+    Args:
+        path: the model file, for messages.
+        spec: what it says of itself.
+        inputs: by name.
+        outputs: by name, in the order of the file.
+
+    Raises:
+        ModelFormatError: they do not fit; the message tells what was found and expected.
+    """
+    wanted = wanted_outputs(spec, list(outputs))
+    bottom_up = spec.task == "bottomup"
+    if set(inputs) != {INPUT} or not wanted:
+        expected = [HEATMAPS, TAGS] if bottom_up else [HEATMAPS]
+        raise ModelFormatError(
+            f"cannot run {path}; found inputs {sorted(inputs)} and outputs {sorted(outputs)}, expected "
+            f"[{INPUT!r}] and {expected}; export it again"
+        )
+    image = inputs[INPUT]
+    size: list[Any] = [..., ...] if bottom_up else list(spec.input_size)
+    if image.type != "tensor(float)" or not _fits(image.shape, [None, 3, *size]):
+        sides = ["height", "width"] if bottom_up else size
+        raise ModelFormatError(
+            f"cannot run {path}; its input is {image.type} {list(image.shape)}, its ModelSpec says "
+            f"tensor(float) ['batch', 3, {', '.join(map(str, sides))}] with dynamic batch; "
+            "export it again"
+        )
+    height, width = image.shape[2:]
+    if isinstance(height, int) != isinstance(width, int):
+        raise ModelFormatError(
+            f"cannot run {path}; its input is {list(image.shape)}, with only one side fixed; export it with "
+            "height and width both dynamic or both fixed"
+        )
+    joints = len(spec.skeleton)
+    for name in wanted:
+        output = outputs[name]
+        fits = _fits(output.shape, [None, ..., ..., ...])
+        if fits and isinstance(output.shape[1], int):
+            fits = channels_fit(name, output.shape[1], joints)
+        if output.type not in ("tensor(float)", "tensor(float16)") or not fits:
+            raise ModelFormatError(
+                f"cannot run {path}; its {name} are {output.type} {list(output.shape)}, its ModelSpec has "
+                f"{joints} joints; export it again"
+            )
+    return Interface(wanted, (height, width) if isinstance(height, int) else None)
+
+
+def _fits(found: Sequence[Any], expected: Sequence[Any]) -> bool:
+    """Whether a shape fits: None asks for a free axis, ... takes any; a free axis takes all."""
+    return len(found) == len(expected) and all(
+        want is ... or not isinstance(have, int) or have == want
+        for have, want in zip(found, expected, strict=True)
+    )
