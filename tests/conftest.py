@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from edgepose import BackendUnavailableError
+from edgepose.backends.onnxruntime import import_onnxruntime
+from edgepose.backends.openvino import import_openvino
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
@@ -19,3 +23,13 @@ def shared() -> Path:
     if not (folder / "specs").is_dir():
         pytest.skip(f"no reference data in {folder}; set EDGEPOSE_SHARED to its folder")
     return folder
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def runtime(request: pytest.FixtureRequest) -> str:
+    """Each runtime in turn, or a skip where it is not installed."""
+    try:
+        {"onnxruntime": import_onnxruntime, "openvino": import_openvino}[request.param]()
+    except BackendUnavailableError as error:
+        pytest.skip(str(error))
+    return str(request.param)

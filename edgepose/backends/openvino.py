@@ -97,6 +97,7 @@ class OpenVinoBackend:
         """Run the network on (n, 3, h, w) float32; outputs by name."""
         try:
             values = self._request(batch.shape).infer({INPUT: batch}, share_inputs=True, share_outputs=True)
+            self._seen.add(batch.shape)  # only now, as the file may not take such a shape
             # Copies: the request writes its next outputs to the same place.
             return {name: np.array(values[place]) for name, place in self._outputs}
         except Exception as error:  # OpenVINO's errors have no base of their own
@@ -123,12 +124,10 @@ class OpenVinoBackend:
 
     def _request(self, shape: tuple[int, ...]) -> Any:
         """What runs batches of this shape."""
-        if len(self._by_shape) < COMPILED_SHAPES and shape not in self._by_shape:
-            if shape in self._seen:
-                model = self._model.clone()
-                model.reshape({INPUT: list(shape)})
-                self._by_shape[shape] = self._compile(model)
-            self._seen.add(shape)
+        if shape in self._seen and shape not in self._by_shape and len(self._by_shape) < COMPILED_SHAPES:
+            model = self._model.clone()
+            model.reshape({INPUT: list(shape)})
+            self._by_shape[shape] = self._compile(model)
         return self._by_shape.get(shape, self._any_shape)
 
     def _compile(self, model: Any) -> Any:
