@@ -31,6 +31,7 @@ def test_this_machine() -> None:
     assert report["system"]["executable"] == sys.executable
     assert 1 <= report["cpu"]["usable_threads"] <= report["cpu"]["cores"]
     assert "CPUExecutionProvider" in report["onnxruntime"]["providers"]
+    assert report["runtime"] == {"auto": "onnxruntime", "reason": "onnxruntime is installed"}
     assert report["kernels"]["ops"]["group"]["implementation"] in ("native", "numba", "numpy")
     assert not [problem for problem in report["problems"] if problem["level"] == "error"]
 
@@ -91,12 +92,37 @@ def test_what_does_not_load(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
     monkeypatch.setattr(diagnosis, "_loaded", broken)
     monkeypatch.setattr(diagnosis, "_version", lambda name: "9.9" if name == "openvino" else None)
+    for name in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, name, None)
     report = examine()
     levels = [problem["level"] for problem in report["problems"]]
     assert levels.count("error") == 2
     assert problems(report, "openvino is installed and does not work: libopenvino.so.1")
+    assert report["runtime"]["auto"] is None
     assert main(["doctor"]) == 1
-    assert "libonnxruntime.so.1: cannot open" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "libonnxruntime.so.1: cannot open" in printed
+    assert "runtime       auto takes none: running a model needs onnxruntime or openvino" in printed
+
+
+def test_openvino_in_the_place_of_onnxruntime(
+    openvino: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    distributions = {"cv2": ["opencv-python"]}
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: distributions)
+    report = examine()
+    assert report["runtime"] == {"auto": "openvino", "reason": "onnxruntime is not installed"}
+    assert openvino.__version__.startswith(report["openvino"]["version"])
+    assert any(device.startswith("CPU") for device in report["openvino"]["devices"])
+    assert problems(report, "onnxruntime") == []
+    distributions["onnxruntime"] = ["onnxruntime"]
+    (found,) = problems(examine(), "onnxruntime does not load")
+    assert found["level"] == "warning"
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert f"openvino      {report['openvino']['version']}, CPU: " in printed
+    assert "runtime       auto takes openvino: onnxruntime is not installed" in printed
 
 
 def test_why_kernels_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:

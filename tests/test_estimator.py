@@ -342,14 +342,25 @@ def test_threads_take_turns_and_get_their_own_results(model: Path) -> None:
             list(pool.map(work, range(4)))
 
 
-def test_pickle_carries_the_recipe(model: Path) -> None:
-    with Estimator(model, flip_test=True, keypoint_threshold=0.1, kernels="numpy") as estimator:
+def test_pickle_carries_the_recipe(model: Path, runtime: str) -> None:
+    options: dict[str, Any] = {"flip_test": True, "keypoint_threshold": 0.1, "kernels": "numpy"}
+    with Estimator(model, runtime=runtime, **options) as estimator:
         expected = estimator(PICTURE)
         data = pickle.dumps(estimator)
     assert len(data) < 1000
     with pickle.loads(data) as copy:
         assert np.array_equal(copy(PICTURE).keypoints, expected.keypoints)
         assert copy.info == estimator.info
+        assert copy.info.backend["name"] == runtime
+
+
+def test_every_runtime_finds_the_joints(model: Path, runtime: str) -> None:
+    with Estimator(model, runtime=runtime, kernels="numpy") as estimator:
+        for image in (PICTURE, [PICTURE] * 3):
+            results = estimator(image)
+            for result in results if isinstance(results, list) else [results]:
+                np.testing.assert_allclose(centers_of(result), CENTERS, atol=1)
+        assert repr(estimator) == f"Estimator('colors', {runtime} on cpu)"
 
 
 def _in_child(estimator: Estimator) -> np.ndarray:

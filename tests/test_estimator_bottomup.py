@@ -399,14 +399,14 @@ class TestFinder:
             self.check(estimator(self.picture))
 
     def test_limits_and_options_reach_it(
-        self, single: Path, finder: Path, caplog: pytest.LogCaptureFixture
+        self, single: Path, finder: Path, caplog: pytest.LogCaptureFixture, runtime: str
     ) -> None:
-        with Estimator(
-            single, detector=finder, max_persons=1, score_threshold=0, threads=1, kernels="numpy"
-        ) as estimator:
+        options: dict[str, Any] = {"max_persons": 1, "score_threshold": 0, "threads": 1, "kernels": "numpy"}
+        with Estimator(single, detector=finder, runtime=runtime, **options) as estimator:
             result = estimator(self.picture)
             assert estimator._own_finder is not None
-            assert estimator._own_finder.info.backend["threads"] == 1
+            assert estimator._own_finder.info.backend == estimator.info.backend
+            assert (estimator.info.backend["name"], estimator.info.backend["threads"]) == (runtime, 1)
             kernels = estimator._own_finder.info.kernels.values()
             assert {kernel["implementation"] for kernel in kernels} == {"numpy"}
         assert (len(result), result.truncated) == (1, True)

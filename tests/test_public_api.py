@@ -65,7 +65,8 @@ def test_heavy_packages_are_not_loaded() -> None:
 import sys, edgepose
 from edgepose import *
 from edgepose import cli, estimator
-heavy = {"torch", "numba", "onnxruntime", "onnx", "cv2", "pandas", "supervision", "training", "scipy"}
+heavy = {"torch", "numba", "onnxruntime", "openvino", "onnx", "cv2", "pandas", "supervision"}
+heavy |= {"training", "scipy"}
 print(sorted(heavy & set(sys.modules)))
 """
     assert run_python(code) == "[]"

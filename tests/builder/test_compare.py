@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tiny_models import color_model, color_spec, people_model, people_picture, people_spec, spots
 
 from edgepose import Decoder, Grouping, InvalidInputError, ModelFormatError, ParityError
+from edgepose.backends import Backend, open_backend
 from edgepose.builder.layers import compare_layers
 from edgepose.builder.parity import TOLERANCES, Parity, compare
 from edgepose.cli import main
@@ -31,6 +33,29 @@ def test_a_model_equals_itself(tmp_path: Path) -> None:
     parity = compare(model, model, PICTURES)
     assert parity == Parity(2, 2, 0, 0, 0, 0, 0, 1, 1, 0, 0)
     TOLERANCES["fp32"].check(parity, "a.onnx")
+
+
+def test_the_runtimes_of_one_file_agree(
+    tmp_path: Path, openvino: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(people_model(tmp_path / "a.onnx"))
+    cv2.imwrite(str(tmp_path / "0.png"), CROWD)
+    opened: list[str] = []
+
+    def spy(path: Path, *, runtime: str, threads: int | None) -> Backend:
+        opened.append(runtime)
+        return open_backend(path, runtime=runtime, threads=threads)
+
+    monkeypatch.setattr("edgepose.builder.parity.open_backend", spy)
+    command = ["compare", model, model, "--pictures", str(tmp_path / "0.png"), "--tolerance", "fp32"]
+    for names in ("openvino", "onnxruntime,openvino", "auto"):
+        assert main([*command, "--runtime", names]) == 0
+    assert main(command) == 0
+    assert opened == ["openvino", "openvino", "onnxruntime", "openvino", "auto", "auto", "auto", "auto"]
+    for names in ("tensorflow", "auto,", "auto,auto,auto"):
+        with pytest.raises(SystemExit):
+            main([*command, "--runtime", names])
+    assert "give one or two of auto, onnxruntime, openvino" in capsys.readouterr().err
 
 
 def test_a_known_difference(tmp_path: Path) -> None:

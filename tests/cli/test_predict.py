@@ -247,6 +247,7 @@ def test_failures_are_one_line_and_exit_code_1(
         ["pictures", "-o", "out.jpg"],
         ["spots.png", "-o", "out.jpg", "--format", "csv"],
         ["spots.png", "--threads", "0"],
+        ["spots.png", "--runtime", "tensorflow"],
         ["spots.png", "--threads", "two"],
     ],
 )
@@ -267,8 +268,8 @@ def test_boxes_from_a_file(model: str, folder: Path, capsys: pytest.CaptureFixtu
     assert "no boxes for 000000000005.png" in capsys.readouterr().err
 
 
-def test_flip_test_and_threads_reach_the_estimator(
-    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_options_reach_the_estimator(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, runtime: str
 ) -> None:
     seen: dict[str, Any] = {}
     from edgepose.cli import predict
@@ -280,8 +281,9 @@ def test_flip_test_and_threads_reach_the_estimator(
 
     monkeypatch.setattr(predict, "Estimator", Spy)
     command = ["predict", "spots.png", "--model", model, "--flip-test", "--threads", "1", "--device", "cpu"]
-    assert main(command) == 0
-    assert seen == {"flip_test": True, "threads": 1, "device": "cpu"}
+    assert main([*command, "--runtime", runtime]) == 0
+    assert seen == {"flip_test": True, "threads": 1, "device": "cpu", "runtime": runtime}
+    assert f"colors on {runtime} cpu" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the display is found by Linux variables")
