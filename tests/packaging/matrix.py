@@ -70,6 +70,16 @@ def names_the_extra(module: str, environment: Environment) -> None:
         raise SystemExit(f"a missing {module} is not told clearly:\n{printed}")
 
 
+def runs_by_openvino(environment: Environment) -> None:
+    """OpenVINO serves where it is the only runtime, and says so."""
+    environment.check_predict()
+    backend = environment.evaluate("import edgepose\nanswer = edgepose.Estimator().info.backend")
+    print(f"  {backend}")
+    if (backend["name"], backend["reason"]) != ("openvino", "onnxruntime is not installed"):
+        raise SystemExit(f"expected OpenVINO, in the place of ONNX Runtime; found {backend}")
+    environment.run("edgepose", "doctor")
+
+
 CASES = (
     Case("3.10, numpy 1.26, OpenCV 4", "3.10", OLD, partial(works, "native")),
     Case("3.11, numpy 2, OpenCV 5", "3.11", NEW, partial(works, "native")),
@@ -83,6 +93,8 @@ CASES = (
     ),
     Case("3.11, no compiler", "3.11", NEW, partial(works, "numpy"), compiler=False),
     Case("3.12, no compiler, numba", "3.12", (*NEW, "numba"), partial(works, "numba"), compiler=False),
+    Case("3.13, OpenVINO alone", "3.13", ("opencv-python", "openvino"), runs_by_openvino, False),
+    Case("3.10, old OpenVINO", "3.10", ("opencv-python", "openvino==2024.4.*"), runs_by_openvino, False),
     Case("3.12, no ONNX Runtime", "3.12", ("opencv-python",), partial(names_the_extra, "onnxruntime"), False),
     Case("3.12, no OpenCV", "3.12", ("onnxruntime",), partial(names_the_extra, "cv2"), False),
 )
