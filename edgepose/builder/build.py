@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import edgepose
 from edgepose.backends import open_backend
+from edgepose.builder.half import halve
 from edgepose.builder.parity import TOLERANCES, Parity, compare, record_batches
 from edgepose.builder.passes import rewrite
 from edgepose.builder.quantize import Quantizer
@@ -27,8 +28,8 @@ from edgepose.spec import METADATA_KEY, ModelSpec
 
 __all__ = ["PRECISIONS", "Options", "Report", "build"]
 
-Precision = Literal["fp32", "int8"]
-PRECISIONS = ("fp32", "int8", "auto")
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS = ("fp32", "fp16", "int8", "auto")
 PROBES = 8
 """Pictures that the search for sensitive layers looks at."""
 ROUNDS = 15
@@ -42,8 +43,8 @@ class Options:
     """What to build.
 
     Attributes:
-        precision: ``"fp32"``; ``"int8"``; or ``"auto"``: both, of which the faster one on this machine
-            is kept, int8 only within `max_drop`.
+        precision: ``"fp32"``; ``"fp16"``, for GPUs; ``"int8"``; or ``"auto"``: fp32 and int8, of which
+            the faster one on this machine is kept, int8 only within `max_drop`.
         calibration: BGR uint8 (H, W, 3) pictures of people by which int8 is calibrated, some hundred.
         activations: of int8, see `edgepose.builder.quantize`; None: as this machine runs them best.
         max_drop: of int8: by how much the mean object keypoint similarity to the source may fall below 1.
@@ -179,7 +180,7 @@ def _check(source: Path, output: Path, images: Images, options: Options) -> None
         )
     if not len(images):
         raise InvalidInputError("nothing to verify on; found no pictures; give some that show people")
-    if options.precision != "fp32" and not len(options.calibration):
+    if options.precision in ("int8", "auto") and not len(options.calibration):
         raise InvalidInputError(
             f"precision {options.precision} needs pictures to calibrate on; found none; give some hundred of "
             "people, as the camera will see them"
@@ -207,10 +208,12 @@ def _candidates(loaded: Source, model: Any, part: Path, images: Images, options:
 
     found = []
     if options.precision != "int8":
-        parity = measure(model)
-        TOLERANCES["fp32"].check(parity, loaded.spec.name)
-        found.append(_Candidate("fp32", model, parity))
-    if options.precision != "fp32":
+        precision: Precision = "fp16" if options.precision == "fp16" else "fp32"
+        candidate = halve(model) if precision == "fp16" else model
+        parity = measure(candidate)
+        TOLERANCES[precision].check(parity, loaded.spec.name)
+        found.append(_Candidate(precision, candidate, parity))
+    if options.precision in ("int8", "auto"):
         activations = options.activations or _natural_activations()
         batches = record_batches(loaded.path, options.calibration, options.threads)
         quantizer = Quantizer(model, batches, activations)
@@ -274,7 +277,7 @@ def _times(
 
 def _versions(precision: str) -> dict[str, str]:
     """Of what took part in the build."""
-    names = ["onnx", "onnxslim"] + ["onnxruntime"] * (precision == "int8")
+    names = ["onnx", "onnxslim"] + ["onnxruntime"] * (precision != "fp32")
     versions = {name: require(name, "building a model", "edgepose[build]").__version__ for name in names}
     return {"edgepose": edgepose.__version__, **versions}
 

@@ -25,7 +25,7 @@ class Graph:
         self.model = model
         self._graph = model.graph
         self._constants = {item.name: item for item in self._graph.initializer}
-        self._outputs = {item.name for item in self._graph.output}
+        self._outputs = {item.name: None for item in self._graph.output}
         self._names = {name for node in self._graph.node for name in (node.name, *node.input, *node.output)}
         self._index()
         self._shapes = self._inferred()
@@ -120,6 +120,19 @@ class Graph:
         name = self.new_name(like)
         return self._onnx.helper.make_node(kind, list(inputs), [output or name], name=name, **attributes)
 
+    def output_layers(self) -> list[str]:
+        """Names of the nodes between the last convolutions and the outputs, these convolutions included."""
+        found: dict[str, None] = {}
+        waiting = list(self._outputs)
+        while waiting:
+            node = self.producer(waiting.pop())
+            if node is None or node.name in found:
+                continue
+            found[node.name] = None
+            if node.op_type not in ("Conv", "ConvTranspose"):
+                waiting.extend(node.input)
+        return list(found)
+
     def replace(self, old: Sequence[Any], new: Sequence[Any]) -> None:
         """Put new nodes, in their order, where the last of the old ones stood."""
         gone = {id(node) for node in old}
@@ -143,7 +156,7 @@ class Graph:
 
     def clean(self) -> None:
         """Drop constants and shapes of values that are no longer there."""
-        used = {name for node in self._graph.node for name in node.input} | self._outputs
+        used = {name for node in self._graph.node for name in node.input} | set(self._outputs)
         stored = [item for item in self._graph.initializer if item.name in used]
         copies = []
         for item in stored:

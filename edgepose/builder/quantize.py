@@ -33,8 +33,9 @@ __all__ = ["ACTIVATIONS", "METHODS", "Quantizer"]
 METHODS = ("minmax", "entropy", "percentile")
 """How the range of an activation is taken from the calibration pictures."""
 ACTIVATIONS = ("uint8", "int8")
-VECTOR_STEPS = {"Gemm", "LayerNormalization"}
-"""Operators that stay in float: they see a vector a picture, which costs next to nothing."""
+KEPT_IN_FLOAT = {"Gemm", "LayerNormalization", "Softmax"}
+"""Operators that are not quantised: they see few numbers, so that it gains no time, and of all of them it is
+attention spread over a map that 8 bits harm most."""
 LEAST_PICTURES = 8
 """Fewer say too little about the activations' ranges."""
 
@@ -70,7 +71,7 @@ class Quantizer:
         self._batches = batches
         self._activations = activations
         self._ranges: dict[str, Any] = {}
-        self.heads = output_layers(Graph(self._copy()))
+        self.heads = Graph(self._copy()).output_layers()
 
     def candidates(self) -> list[str]:
         """Names of the convolutions that can be kept in float, in their order."""
@@ -108,7 +109,7 @@ class Quantizer:
                 tensors_range=ranges,
                 nodes_to_quantize=[],
                 nodes_to_exclude=[*self.heads, *keep],
-                op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry} - VECTOR_STEPS),
+                op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry} - KEPT_IN_FLOAT),
                 extra_options={
                     "ActivationSymmetric": self._activations == "int8",
                     "WeightSymmetric": True,
@@ -169,17 +170,3 @@ class _Reader:
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         batch = next(self._left, None)
         return None if batch is None else {INPUT: batch}
-
-
-def output_layers(graph: Graph) -> list[str]:
-    """Names of the nodes between the last convolutions and the outputs, these convolutions included."""
-    found: dict[str, None] = {}
-    waiting = [item.name for item in graph.model.graph.output]
-    while waiting:
-        node = graph.producer(waiting.pop())
-        if node is None or node.name in found:
-            continue
-        found[node.name] = None
-        if node.op_type not in ("Conv", "ConvTranspose"):
-            waiting.extend(node.input)
-    return list(found)

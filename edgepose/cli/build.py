@@ -46,9 +46,9 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--limit", type=int, default=50, help="at most so many pictures (default: 50)")
     parser.add_argument(
         "--precision",
-        choices=("fp32", "int8", "auto"),
+        choices=("fp32", "fp16", "int8", "auto"),
         default="fp32",
-        help="fp32 (default); int8; or auto: whichever runs faster on this machine",
+        help="fp32 (default); fp16, for GPUs; int8; or auto: fp32 or int8, whichever runs faster here",
     )
     parser.add_argument(
         "--calib", metavar="SOURCE", help="pictures of people by which int8 is calibrated, some hundred"

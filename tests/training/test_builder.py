@@ -1,4 +1,4 @@
-"""Networks of the registry, exported and built: the same function, and what was rewritten."""
+"""Networks of the registry, exported and built: the same function, nearly so in half precision."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgepose.builder.half import halve
 from edgepose.builder.passes import rewrite
 from training.config import TrainConfig
 from training.export import export, model_spec
@@ -82,7 +83,8 @@ def test_the_built_network_computes_the_same(name: str, options: dict[str, Any],
         onnxruntime.InferenceSession(
             model.SerializeToString(), providers=["CPUExecutionProvider"]
         ).run(None, {"image": images})
-        for model in (before, after)
+        for model in (before, after, halve(after))
     ]  # fmt: skip
-    for expected, found in zip(*results, strict=True):
+    for expected, found, half in zip(*results, strict=True):
         assert np.abs(found - expected).max() <= 1e-4 * expected.std()
+        assert 0 < np.abs(half - expected).max() <= 0.1 * expected.std()
