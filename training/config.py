@@ -192,6 +192,9 @@ def portable(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
         values.get("data", {}).pop(key, None)
     if values.get("weights"):
         values["weights"] = Path(values["weights"]).name
+    for key, value in values.get("data", {}).items():
+        if isinstance(value, str) and Path(value).is_absolute():
+            values["data"][key] = "/".join(Path(value).parts[-2:])
     return values
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from edgepose.errors import InvalidInputError, ParityError
 from edgepose.oks import most_similar_pairs, oks
 from edgepose.pipeline.bottomup import BottomUp, keypoint_boxes
 from edgepose.pipeline.poses import Floats, Poses
-from edgepose.pipeline.topdown import PersonBoxes, TopDown
+from edgepose.pipeline.topdown import JOINT_SCORE_FLOOR, PersonBoxes, TopDown
 from edgepose.spec import ModelSpec
 
 __all__ = ["TOLERANCES", "Parity", "Tolerance", "compare", "compare_backends", "record_batches"]
@@ -33,7 +33,8 @@ class Parity:
 
     Attributes:
         pictures: how many were compared.
-        persons: persons that the first model found.
+        persons: persons that the first model found; top-down, those of whom it sees a joint, which is one
+            with a score above 0.2. Other joints are not compared.
         heatmap_max: largest difference of a heatmap pixel, as a share of the largest value of the first
             model's heatmaps.
         heatmap_rms: root mean square of the difference over that of the first model's heatmaps. Both are
@@ -132,7 +133,7 @@ TOLERANCES = {
     "fp16": Tolerance(heatmap_rms=1e-2, keypoint_p95=1.0, pck=0.99, oks=0.99),
     "int8": Tolerance(heatmap_rms=0.1, keypoint_p95=5.0, pck=0.97, oks=0.97),
 }
-"""By precision. Where a joint is not to be seen, its map is flat, and the least change moves its peak."""
+"""By precision."""
 
 
 def compare(
@@ -290,6 +291,8 @@ class _Match:
 
 def _match(first: Poses, second: Poses, spec: ModelSpec, scale: float) -> _Match:
     """Pair the persons, each once, by falling similarity; top-down they stand in the same order."""
+    if spec.task == "topdown":
+        first, second = _seen(first, second)
     boxes = [keypoint_boxes(poses.keypoints) for poses in (first, second)]
     areas = [np.prod(box[:, 2:] - box[:, :2], axis=1) for box in boxes]
     table = np.zeros((len(first.keypoints), len(second.keypoints)))
@@ -316,6 +319,17 @@ def _match(first: Poses, second: Poses, spec: ModelSpec, scale: float) -> _Match
         len(first.keypoints) - len(pairs),
         len(second.keypoints) - len(pairs),
     )
+
+
+def _seen(first: Poses, second: Poses) -> tuple[Poses, Poses]:
+    """Top-down poses without the joints that the first model does not see.
+
+    Where there is no joint, the map is flat, and the least change moves its peak across the picture.
+    """
+    seen = first.scores > JOINT_SCORE_FLOOR
+    rows = np.flatnonzero(seen.any(axis=1))
+    marked = replace(first, keypoints=np.where(seen[:, :, None], first.keypoints, np.float32(np.nan)))
+    return marked.take(rows), second.take(rows)
 
 
 def _ratio(value: float, reference: float) -> float:

@@ -94,7 +94,7 @@ def test_options_reach_the_estimator(model: str, monkeypatch: pytest.MonkeyPatch
             super().__init__(*arguments, **options)
 
     monkeypatch.setattr(predict, "Estimator", Spy)
-    common = {"device": "auto", "flip_test": False}
+    common = {"device": "auto", "runtime": "auto", "flip_test": False}
     command = ["predict", "people.png", "--model", model]
     for words, options in (
         (["--refine"], {"refine": True}),
