@@ -29,6 +29,8 @@ constexpr int kLanes = 4;
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef std::int32_t Ints __attribute__((vector_size(4 * kLanes)));
 typedef std::uint32_t UInts __attribute__((vector_size(4 * kLanes)));
+typedef std::int16_t Shorts __attribute__((vector_size(4 * kLanes)));
+typedef std::uint16_t UShorts __attribute__((vector_size(4 * kLanes)));
 
 inline Floats broadcast(float value) { return Floats{} + value; }
 
@@ -59,6 +61,8 @@ inline Floats load(const Half* from) {
 }
 
 inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof v); }
+
+inline void store(std::int32_t* to, Ints v) { std::memcpy(to, &v, sizeof v); }
 
 inline Floats to_floats(Ints v) { return __builtin_convertvector(v, Floats); }
 
@@ -166,6 +170,24 @@ inline Floats exp_negative(Floats x) {
   return (Floats)((UInts)p + ((UInts)shifted << 23));
 }
 
+// (a * b + 2^14) >> 15, where not both are -2^15.
+inline Shorts multiply_rounded(Shorts a, Shorts b) {
+#if defined(__AVX512BW__)
+  return (Shorts)_mm512_mulhrs_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (Shorts)_mm256_mulhrs_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+  const auto high = (UShorts)_mm_mulhi_epi16((__m128i)a, (__m128i)b);
+  const UShorts low = (UShorts)a * (UShorts)b;
+  return (Shorts)((high << 1) + (((low >> 14) + 1) >> 1));
+#elif defined(__aarch64__)
+  return (Shorts)vqrdmulhq_s16((int16x8_t)a, (int16x8_t)b);
+#else
+  for (int i = 0; i < 2 * kLanes; ++i) a[i] = static_cast<std::int16_t>((a[i] * b[i] + (1 << 14)) >> 15);
+  return a;
+#endif
+}
+
 // The four bytes at base + offset of each lane.
 inline UInts gather_bytes(const std::uint8_t* base, Ints offset) {
 #if defined(__AVX512F__)
@@ -180,6 +202,28 @@ inline UInts gather_bytes(const std::uint8_t* base, Ints offset) {
     v[i] = lane;
   }
   return v;
+#endif
+}
+
+// The lower three bytes of each lane, one after the other; nothing is written beyond them.
+inline void store_pixels(std::uint8_t* to, UInts v) {
+#if defined(__AVX2__)
+  const __m128i order = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+  __m128i parts[kLanes / 4];
+  std::memcpy(parts, &v, sizeof v);
+  constexpr int kLast = kLanes / 4 - 1;
+  for (int i = 0; i < kLast; ++i) {  // four bytes too many, which the next one overwrites
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 12 * i), _mm_shuffle_epi8(parts[i], order));
+  }
+  const __m128i last = _mm_shuffle_epi8(parts[kLast], order);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 12 * kLast), last);
+  const int end = _mm_extract_epi32(last, 2);
+  std::memcpy(to + 12 * kLast + 8, &end, sizeof end);
+#else
+  for (int i = 0; i < kLanes; ++i) {
+    const std::uint32_t lane = v[i];
+    std::memcpy(to + 3 * i, &lane, i < kLanes - 1 ? 4 : 3);  // one byte too many, which the next overwrites
+  }
 #endif
 }
 
