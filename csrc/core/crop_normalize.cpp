@@ -18,6 +18,7 @@ inline Floats channel_next(UInts bytes, int c) { return to_floats((Ints)((bytes 
 // A `Target` of sampling.hpp: planes of float, normalised.
 struct Normalized {
   using Share = float;
+  static constexpr int kMostInside = 1 << 25;  // any
   struct Row {
     float planes[3][kTile];
   };
@@ -53,10 +54,12 @@ struct Normalized {
     for (int c = 0; c < 3; ++c) to.planes[c][x] = blend_pixels(row, width, at, c);
   }
 
-  void blend_row(const std::uint8_t* row, Ints offset, Floats along, int x, Row& to) const {
-    const UInts here = gather_bytes(row, offset), next = gather_bytes(row + 2, offset);
+  void blend_row(const std::uint8_t* row, const std::int32_t* offsets, const float* along, int x,
+                 Row& to) const {
+    const Ints at = load(offsets);
+    const UInts here = gather_bytes(row, at), next = gather_bytes(row + 2, at);
     for (int c = 0; c < 3; ++c) {
-      store(to.planes[c] + x, blend(channel_here(here, c), channel_next(next, c), along));
+      store(to.planes[c] + x, blend(channel_here(here, c), channel_next(next, c), load(along)));
     }
   }
 
@@ -84,15 +87,17 @@ struct Normalized {
     }
   }
 
-  void sample(const std::uint8_t* above, const std::uint8_t* below, Ints offsets, Floats along_x,
-              Floats along_y, std::ptrdiff_t at) const {
-    const UInts here = gather_bytes(above, offsets), next = gather_bytes(above + 2, offsets);
-    const UInts under = gather_bytes(below, offsets), last = gather_bytes(below + 2, offsets);
+  void sample(const std::uint8_t* above, const std::uint8_t* below, const std::int32_t* offsets,
+              const float* along_x, const float* along_y, std::ptrdiff_t at) const {
+    const Ints first = load(offsets);
+    const Floats share_x = load(along_x), share_y = load(along_y);
+    const UInts here = gather_bytes(above, first), next = gather_bytes(above + 2, first);
+    const UInts under = gather_bytes(below, first), last = gather_bytes(below + 2, first);
     for (int c = 0; c < 3; ++c) {
       const int from = source[c];
-      const Floats upper = blend(channel_here(here, from), channel_next(next, from), along_x);
-      const Floats lower = blend(channel_here(under, from), channel_next(last, from), along_x);
-      store(out + c * plane + at, blend(upper, lower, along_y) * gain[c] + offset[c]);
+      const Floats upper = blend(channel_here(here, from), channel_next(next, from), share_x);
+      const Floats lower = blend(channel_here(under, from), channel_next(last, from), share_x);
+      store(out + c * plane + at, blend(upper, lower, share_y) * gain[c] + offset[c]);
     }
   }
 };

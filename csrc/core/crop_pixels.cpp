@@ -1,5 +1,4 @@
-// All arithmetic is on whole numbers, 16 bits a channel, so that every implementation rounds alike. A pixel
-// takes one 32-bit lane of each of two vectors: channels 0 and 2 as its halves, and channel 1.
+// All arithmetic is on whole numbers, 16 bits a channel, so that every implementation rounds alike.
 #include "crop_pixels.hpp"
 
 #include "sampling.hpp"
@@ -9,7 +8,6 @@ namespace {
 
 constexpr int kBits = 8;  // positions are kept to 1/256 px
 constexpr int kSteps = 1 << kBits;
-constexpr std::int32_t kHalves = 0x10001;  // times a share: in both halves of a lane
 
 // Of 0 to 255 levels: 128 times the value between two pixels.
 inline int across(int here, int next, int share) { return (here * kSteps + (next - here) * share) >> 1; }
@@ -26,34 +24,37 @@ inline UShorts down(UShorts upper, UShorts lower, UShorts share) {
   return (upper + (UShorts)step + 64) >> 7;
 }
 
-// A `Target` of sampling.hpp: the pixels of a picture.
+// A `Target` of sampling.hpp: the pixels of a picture, each of which takes four places in vectors.
 struct Pixels {
-  using Share = std::int32_t;
+  using Share = std::uint64_t;  // four times the same
+  static constexpr int kMostInside = 1 << 22;
+  static constexpr int kHalf = kLanes / 2;  // pixels of a vector
   struct Row {
-    std::int32_t even[kTile], odd[kTile];
-  };
-  struct Pair {
-    UShorts even, odd;
+    std::uint64_t pixels[kTile];
   };
 
   bool rgb;
   std::uint8_t* out;
 
+  static Share four_times(std::int64_t share) {
+    const auto two = static_cast<Share>(share | share << 16);
+    return two | two << 32;
+  }
+
   static Tap<Share> tap(double position, int length) {
-    return split(static_cast<std::int64_t>(floor(clipped(position, length) * kSteps + 0.5)));
+    const auto at = static_cast<std::int64_t>(floor(clipped(position, length) * kSteps + 0.5));
+    return {static_cast<int>(at >> kBits), four_times(at & (kSteps - 1))};
   }
 
   static Tap<Share> tap_inside(double position) {
-    return split(static_cast<std::int64_t>(position * kSteps + 0.5));
+    const auto at = static_cast<std::int32_t>(position * kSteps + 0.5);
+    return {at >> kBits, four_times(at & (kSteps - 1))};
   }
 
-  static Tap<Share> split(std::int64_t at) {
-    return {static_cast<int>(at >> kBits), static_cast<Share>(at & (kSteps - 1)) * kHalves};
-  }
-
+  // Not of the first pixel, for the sake of the two bytes before it.
   static bool inside(double position, int length) {
     const double at = position * kSteps + 0.5;
-    return at >= 0 && at < static_cast<double>(kSteps) * (length - 1);
+    return at >= kSteps && at < static_cast<double>(kSteps) * (length - 1);
   }
 
   static int level(const std::uint8_t* row, int x, int width, int channel) {
@@ -62,69 +63,63 @@ struct Pixels {
 
   static int blend_levels(const std::uint8_t* row, int width, Tap<Share> at, int channel) {
     return across(level(row, at.index, width, channel), level(row, at.index + 1, width, channel),
-                  at.along & (kSteps - 1));
+                  static_cast<int>(at.along & 0xffff));
   }
 
   void blend_row(const std::uint8_t* row, int width, Tap<Share> at, int x, Row& to) const {
-    to.even[x] = blend_levels(row, width, at, 0) | blend_levels(row, width, at, 2) << 16;
-    to.odd[x] = blend_levels(row, width, at, 1);
+    to.pixels[x] = 0;
+    for (int c = 0; c < 3; ++c) {
+      to.pixels[x] |= static_cast<std::uint64_t>(blend_levels(row, width, at, c)) << (16 * c);
+    }
   }
 
-  // The pixels at the offsets blended with the next ones; no load passes the end of the row.
-  static Pair blend_pixels(const std::uint8_t* row, Ints offset, Ints along) {
-    const UInts here = gather_bytes(row, offset), next = gather_bytes(row + 2, offset) >> 8;
-    const UInts mask = UInts{} + 0x00ff00ffu;
-    const auto share = (UShorts)along;
-    return {across((UShorts)(here & mask), (UShorts)(next & mask), share),
-            across((UShorts)((here >> 8) & mask), (UShorts)((next >> 8) & mask), share)};
+  // Half as many pixels as there are lanes, blended with the next ones. Eight bytes hold both, after two of
+  // the pixel before, so that no load passes the end of the row.
+  static UShorts blend_pixels(const std::uint8_t* row, const std::int32_t* offset, const Share* along) {
+    const Quads bytes = load_eights(row - 2, offset);
+    return across(widened_bytes<2>(bytes), widened_bytes<5>(bytes), (UShorts)load(along));
   }
 
-  void blend_row(const std::uint8_t* row, Ints offset, Ints along, int x, Row& to) const {
-    const Pair pair = blend_pixels(row, offset, along);
-    store(to.even + x, (Ints)pair.even);
-    store(to.odd + x, (Ints)pair.odd);
-  }
-
-  void write(Pair upper, Pair lower, UShorts share, std::ptrdiff_t at) const {
-    auto even = (UInts)down(upper.even, lower.even, share);
-    const auto odd = (UInts)down(upper.odd, lower.odd, share);
-    if (rgb) even = even >> 16 | even << 16;
-    store_pixels(out + 3 * at, even | odd << 8);
-  }
-
-  void write(const int (&levels)[3], std::ptrdiff_t at) const {
-    for (int c = 0; c < 3; ++c) out[3 * at + (rgb ? 2 - c : c)] = static_cast<std::uint8_t>(levels[c]);
+  void blend_row(const std::uint8_t* row, const std::int32_t* offset, const Share* along, int x,
+                 Row& to) const {
+    store(to.pixels + x, (Quads)blend_pixels(row, offset, along));
+    store(to.pixels + x + kHalf, (Quads)blend_pixels(row, offset + kHalf, along + kHalf));
   }
 
   void blend_rows(const Row& upper, const Row& lower, Share along, int count, std::ptrdiff_t at) const {
-    const auto share = (UShorts)(Ints{} + along);
-    const auto pair = [](const Row& row, int x) {
-      return Pair{(UShorts)load(row.even + x), (UShorts)load(row.odd + x)};
+    const auto share = (UShorts)(Quads{} + along);
+    const auto half = [&](int x) {
+      return down((UShorts)load(upper.pixels + x), (UShorts)load(lower.pixels + x), share);
     };
-    const Range rest =
-        for_vectors({0, count}, [&](int x) { write(pair(upper, x), pair(lower, x), share, at + x); });
-    const int last = along & (kSteps - 1);
+    const Range rest = for_vectors(
+        {0, count}, [&](int x) { store_pixels(out + 3 * (at + x), half(x), half(x + kHalf), rgb); });
     for (int x = rest.begin; x < rest.end; ++x) {
-      write({down(upper.even[x] & 0xffff, lower.even[x] & 0xffff, last),
-             down(upper.odd[x] & 0xffff, lower.odd[x] & 0xffff, last),
-             down(upper.even[x] >> 16, lower.even[x] >> 16, last)},
-            at + x);
+      for (int c = 0; c < 3; ++c) {
+        const auto of = [&](const Row& row) { return static_cast<int>(row.pixels[x] >> (16 * c) & 0xffff); };
+        write(down(of(upper), of(lower), static_cast<int>(along & 0xffff)), at + x, c);
+      }
     }
+  }
+
+  void write(int level, std::ptrdiff_t at, int channel) const {
+    out[3 * at + (rgb ? 2 - channel : channel)] = static_cast<std::uint8_t>(level);
   }
 
   void sample(const std::uint8_t* above, const std::uint8_t* below, int width, Tap<Share> column,
               Tap<Share> row, std::ptrdiff_t at) const {
-    int levels[3];
     for (int c = 0; c < 3; ++c) {
-      levels[c] = down(blend_levels(above, width, column, c), blend_levels(below, width, column, c),
-                       row.along & (kSteps - 1));
+      const int upper = blend_levels(above, width, column, c), lower = blend_levels(below, width, column, c);
+      write(down(upper, lower, static_cast<int>(row.along & 0xffff)), at, c);
     }
-    write(levels, at);
   }
 
-  void sample(const std::uint8_t* above, const std::uint8_t* below, Ints offset, Ints along_x, Ints along_y,
-              std::ptrdiff_t at) const {
-    write(blend_pixels(above, offset, along_x), blend_pixels(below, offset, along_x), (UShorts)along_y, at);
+  void sample(const std::uint8_t* above, const std::uint8_t* below, const std::int32_t* offset,
+              const Share* along_x, const Share* along_y, std::ptrdiff_t at) const {
+    const auto half = [&](int x) {
+      return down(blend_pixels(above, offset + x, along_x + x), blend_pixels(below, offset + x, along_x + x),
+                  (UShorts)load(along_y + x));
+    };
+    store_pixels(out + 3 * at, half(0), half(kHalf), rgb);
   }
 };
 

@@ -4,13 +4,14 @@
 // Columns whose four neighbours all lie in the image take the vector path; the few others are sampled one by
 // one. A `Target` says how exactly positions are kept and what becomes of the samples; it has
 //
-//   Share                                  how much of the next pixel counts, float or std::int32_t
+//   Share                                  how much of the next pixel counts
 //   Row                                    the pixels of one image row at the columns of a tile
 //   tap(position, length)                  the pixel before a position and its share
+//   kMostInside                              larger pictures do without the vector path
 //   tap_inside(position)                   the same of a position inside
-//   inside(position, length)               whether that pixel and the next lie in the image
-//   blend_row(row, width, at, x, to)       one pixel of a Row; `row` is null outside of the image
-//   blend_row(row, offset, along, x, to)   kLanes of them, all inside, at byte offsets
+//   inside(position, length)               whether the vector path takes a position: both pixels lie in the
+//   image blend_row(row, width, at, x, to)       one pixel of a Row; `row` is null outside of the image
+//   blend_row(row, offset, along, x, to)   kLanes of them, all inside; offset and along are arrays
 //   blend_rows(upper, lower, along, count, at)
 //                                          out of two Rows `count` pixels of the crop from pixel `at` on
 //   sample(above, below, width, across, down, at)
@@ -111,9 +112,8 @@ void blend_columns(const Target& target, const std::uint8_t* row, int image_widt
   Range inside = row ? columns.inside : Range{0, 0};
   for (int x = 0; x < inside.begin; ++x) one(x);
   const int end = inside.end;
-  inside = for_vectors(inside, [&](int x) {
-    target.blend_row(row, load(columns.offset + x), load(columns.along + x), x, to);
-  });
+  inside = for_vectors(inside,
+                       [&](int x) { target.blend_row(row, columns.offset + x, columns.along + x, x, to); });
   for (int x = inside.begin; x < inside.end; ++x) one(x);
   for (int x = end; x < columns.count; ++x) one(x);
 }
@@ -152,7 +152,8 @@ template <class Target>
 void crop_general(const Image& image, const double* m, int height, int width, const Target& target) {
   using Share = typename Target::Share;
   const double extent = static_cast<double>(image.row_stride) * image.height;
-  const bool addressable = fabs(extent) + 3.0 * image.width < 2147483648.0;  // by 32-bit offsets
+  const bool addressable = fabs(extent) + 3.0 * image.width < 2147483648.0 &&  // by 32-bit offsets
+                           image.height < Target::kMostInside && image.width < Target::kMostInside;
   const auto stride = static_cast<std::int32_t>(addressable ? image.row_stride : 0);
   std::int32_t offset[kTile];
   Share along_x[kTile], along_y[kTile];
@@ -185,8 +186,7 @@ void crop_general(const Image& image, const double* m, int height, int width, co
       for (int x = 0; x < inside.begin; ++x) one(x);
       const int end = inside.end;
       inside = for_vectors(inside, [&](int x) {
-        target.sample(image.data, image.data + stride, load(offset + x), load(along_x + x), load(along_y + x),
-                      at + x);
+        target.sample(image.data, image.data + stride, offset + x, along_x + x, along_y + x, at + x);
       });
       for (int x = inside.begin; x < inside.end; ++x) one(x);
       for (int x = end; x < count; ++x) one(x);
