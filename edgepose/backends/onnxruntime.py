@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.backends.base import HEATMAPS, INPUT, TAGS, channels_fit, default_threads, wanted_outputs
+from edgepose.backends.base import (
+    HEATMAPS,
+    INPUT,
+    TAGS,
+    Batch,
+    channels_fit,
+    default_threads,
+    input_port,
+    sides_of,
+    wanted_outputs,
+)
 from edgepose.backends.onnx_metadata import read_spec
 from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelFormatError
 from edgepose.optional import first_line, require
@@ -24,8 +34,8 @@ class OnnxRuntimeBackend:
     """A `Backend` that runs an ONNX file with ONNX Runtime.
 
     Args:
-        path: the ONNX file; its input ``image`` is (n, 3, h, w) float32 with dynamic n, its outputs are
-            those of `Backend.run`. h and w are the spec's, or, bottom-up, both dynamic or both fixed.
+        path: the ONNX file; its input ``image`` is that of `Backend.run` with dynamic n, as are its
+            outputs. h and w are the spec's, or, bottom-up, both dynamic or both fixed.
         device: ``"auto"`` takes CUDA where this ONNX Runtime has it and it loads, else the CPU, with a
             logged warning when CUDA was there and failed; ``"cuda"`` or ``"cuda:1"`` raises instead.
         threads: CPU threads; None for all that this process may use.
@@ -108,14 +118,14 @@ class OnnxRuntimeBackend:
             )
         image = inputs[INPUT]
         size: list[Any] = [..., ...] if bottom_up else list(self.spec.input_size)
-        if image.type != "tensor(float)" or not _fits(image.shape, [None, 3, *size]):
-            sides = ["height", "width"] if bottom_up else size
+        kind, shape = input_port(self.spec, None, size)
+        if image.type != kind or not _fits(image.shape, shape):
+            _, named = input_port(self.spec, "'batch'", ["height", "width"] if bottom_up else size)
             raise ModelFormatError(
                 f"cannot run {path}; its input is {image.type} {image.shape}, its ModelSpec says "
-                f"tensor(float) ['batch', 3, {', '.join(map(str, sides))}] with dynamic batch; "
-                "export it again"
+                f"{kind} [{', '.join(map(str, named))}] with dynamic batch; export it again"
             )
-        height, width = image.shape[2:]
+        height, width = image.shape[sides_of(self.spec)]
         if isinstance(height, int) != isinstance(width, int):
             raise ModelFormatError(
                 f"cannot run {path}; its input is {image.shape}, with only one side fixed; export it with "
@@ -134,8 +144,8 @@ class OnnxRuntimeBackend:
                     f"{joints} joints; export it again"
                 )
 
-    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating]]:
-        """Run the network on (n, 3, h, w) float32; outputs by name."""
+    def run(self, batch: Batch) -> dict[str, NDArray[np.floating]]:
+        """Run the network on a batch in the form that its spec says; outputs by name."""
         try:
             values = self._session.run(self._outputs, {INPUT: batch})
         except Exception as error:  # ONNX Runtime's errors have no common base

@@ -20,10 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgepose.backends.base import INPUT
+from edgepose.backends.base import INPUT, Batch
 from edgepose.builder.graph import Graph
 from edgepose.errors import BuildError, CalibrationError, InvalidInputError
 from edgepose.optional import first_line, require
@@ -44,7 +41,7 @@ class Quantizer:
 
     Args:
         model: ``onnx.ModelProto`` in float, simplified; it stays as it is.
-        batches: normalised inputs (1, 3, h, w) of real pictures, as the runtime makes them.
+        batches: inputs of real pictures, one each, as the runtime makes them.
         activations: see above.
 
     Raises:
@@ -52,9 +49,7 @@ class Quantizer:
         BackendUnavailableError: onnx or onnxruntime is not installed.
     """
 
-    def __init__(
-        self, model: Any, batches: Sequence[NDArray[np.float32]], activations: str = "uint8"
-    ) -> None:
+    def __init__(self, model: Any, batches: Sequence[Batch], activations: str = "uint8") -> None:
         if activations not in ACTIVATIONS:
             raise InvalidInputError(f"unknown activations; found {activations!r}; give one of {ACTIVATIONS}")
         if len(batches) < LEAST_PICTURES:
@@ -161,10 +156,10 @@ class Quantizer:
 class _Reader:
     """A batch as ONNX Runtime's calibration reads it."""
 
-    def __init__(self, batch: NDArray[np.float32]) -> None:
+    def __init__(self, batch: Batch) -> None:
         self._left = iter([batch])
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, Batch] | None:
         batch = next(self._left, None)
         return None if batch is None else {INPUT: batch}
 
