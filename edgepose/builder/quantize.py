@@ -64,6 +64,8 @@ class Quantizer:
         self._activations = activations
         self._ranges: dict[str, Any] = {}
         self.heads = output_layers(Graph(self._copy()))
+        # Of networks that take bytes; the simplifier has left no other.
+        self._normalizing = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]
 
     def candidates(self) -> list[str]:
         """Names of the convolutions that can be kept in float, in their order."""
@@ -100,7 +102,7 @@ class Quantizer:
                 activation_qType=activation,
                 tensors_range=ranges,
                 nodes_to_quantize=[],
-                nodes_to_exclude=[*self.heads, *keep],
+                nodes_to_exclude=[*self.heads, *self._normalizing, *keep],
                 op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
                 extra_options={
                     "ActivationSymmetric": self._activations == "int8",
