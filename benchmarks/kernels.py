@@ -54,6 +54,8 @@ def main() -> None:
     for title, affine in (("upright", boxes(rng)), ("rotated by 30 degrees", rotated(boxes(rng)))):
         name = f"crop_normalize, 10 boxes of {shape(FRAME)} to {shape(CROP)}, {title}"
         compare(name, crops(serving, frame, affine, cv2), rounds)
+        name = f"crop_pixels, 10 boxes of {shape(FRAME)} to {shape(CROP)}, {title}"
+        compare(name, byte_crops(serving, frame, affine, cv2), rounds)
 
 
 def optional(name: str) -> Any:
@@ -151,6 +153,30 @@ def crops(
 
         entries["warpAffine + normalise + transpose, float32"] = bind(warp, np.float32)
         entries["warpAffine + normalise + transpose, float64"] = bind(warp, np.float64)
+    return entries
+
+
+def byte_crops(
+    serving: dict[str, kernels.Kernels], frame: np.ndarray, affine: np.ndarray, cv2: Any
+) -> dict[str, Callable]:
+    out = np.empty((len(affine), *CROP, 3), np.uint8)
+    entries: dict[str, Callable] = {
+        name: (lambda k=k: k.crop_pixels(frame, affine, CROP, True, out=out)) for name, k in serving.items()
+    }
+    first = next(iter(serving))
+    floats = np.empty((len(affine), 3, *CROP), np.float32)
+    args = (frame, affine, CROP, MEAN, STD, True, 0, floats)
+    entries[f"crop_normalize, {first}"] = bind(serving[first].crop_normalize, *args)
+    if cv2 is not None:
+
+        def warp() -> None:
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            for i, matrix in enumerate(affine):
+                cv2.cvtColor(
+                    cv2.warpAffine(frame, matrix, CROP[::-1], flags=flags), cv2.COLOR_BGR2RGB, out[i]
+                )
+
+        entries["warpAffine + BGR to RGB"] = warp
     return entries
 
 

@@ -17,8 +17,12 @@ __all__ = ["METADATA_KEY", "Decoder", "Grouping", "ModelSpec", "default_joint_or
 METADATA_KEY = "edgepose"
 """Key of an ONNX file's ``metadata_props`` under which the spec stands as JSON."""
 
+INPUT_FORMATS = ("float32_nchw", "uint8_nhwc")
+"""Forms of a network's input, see `ModelSpec.input_format`."""
 FORMAT_VERSION = 1
 MAX_JSON_BYTES = 1 << 20
+_LATER = ("grouping", "input_format")
+"""Fields that the first readers do not know."""
 _MAX_SIDE = 8192
 _MAX_WINDOW = 63
 
@@ -135,7 +139,7 @@ class ModelSpec:
             the length to which the shorter side of a picture is resized, rounded up to a multiple of 64;
             the other follows from the picture (see `edgepose.pipeline.bottomup`).
         color: channel order that the network was trained with.
-        mean, std: per channel position, applied to value / 255.
+        mean, std: per channel position, applied to value / 255; within the network where it takes bytes.
         padding: factor by which a person box is enlarged before cropping. The whole picture,
             taken as the box when none is given, is not enlarged.
         coordinates: ``"legacy"`` maps heatmap to image exactly as the official checkpoints were
@@ -146,6 +150,8 @@ class ModelSpec:
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
         provenance: where the weights come from (data, licence, command, seed, versions).
         parity: measured figures (accuracy, difference from the source).
+        input_format: ``"float32_nchw"``: the network takes (n, 3, h, w) float32, normalised; or
+            ``"uint8_nhwc"``: the pictures' own values, (n, h, w, 3) uint8, channels in the order of `color`.
 
     Raises:
         ModelFormatError: a value is not usable; the message names the field.
@@ -165,6 +171,7 @@ class ModelSpec:
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
+    input_format: Literal["float32_nchw", "uint8_nhwc"] = "float32_nchw"
 
     def __post_init__(self) -> None:
         _check(bool(self.name), "name", self.name, "a non-empty text")
@@ -178,6 +185,7 @@ class ModelSpec:
         _check_choice("color", self.color, ("bgr", "rgb"))
         _check_choice("coordinates", self.coordinates, ("legacy", "udp"))
         _check_choice("precision", self.precision, ("fp32", "fp16", "int8"))
+        _check_choice("input_format", self.input_format, INPUT_FORMATS)
         _check_choice("decoder.name", self.decoder.name, ("soft_argmax", "argmax"))
         _check_choice("decoder.refine", self.decoder.refine, ("quarter", "taylor", None))
         _check_number("decoder.beta", self.decoder.beta, positive=True)
@@ -211,7 +219,7 @@ class ModelSpec:
         data: dict[str, Any] = {"format_version": FORMAT_VERSION}
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name == "grouping" and value is None:  # as readers expect that know no grouping
+            if item.name in _LATER and value == item.default:  # as readers expect that do not know the field
                 continue
             if isinstance(value, Skeleton):
                 value = value.to_dict()

@@ -36,7 +36,10 @@ BOTTOM_UP = ModelSpec(
 )
 
 
-@pytest.mark.parametrize("spec", [SPEC, BOTTOM_UP, ModelSpec("small", lsp14, (128, 128))])
+BYTES = dataclasses.replace(SPEC, input_format="uint8_nhwc")
+
+
+@pytest.mark.parametrize("spec", [SPEC, BOTTOM_UP, BYTES, ModelSpec("small", lsp14, (128, 128))])
 def test_round_trip(spec: ModelSpec) -> None:
     assert ModelSpec.from_json(spec.to_json()) == spec
     assert ModelSpec.from_json(spec.to_json().encode()) == spec
@@ -59,6 +62,7 @@ def test_round_trip(spec: ModelSpec) -> None:
         ("padding", -1.0),
         ("coordinates", "official"),
         ("precision", "fp8"),
+        ("input_format", "uint8_nchw"),
         ("decoder", Decoder("dark")),  # type: ignore[arg-type]
         ("decoder", Decoder(beta=0.0)),
         ("decoder", Decoder(refine="half")),  # type: ignore[arg-type]
@@ -129,6 +133,14 @@ def test_files_from_before_grouping_still_load() -> None:
     spec = read_model_spec(MODELS / "lpn50-lsp.onnx")
     assert (spec.task, spec.grouping) == ("topdown", None)
     assert ModelSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_only_a_network_that_takes_bytes_says_so() -> None:
+    """Readers that do not know the field take the other files as before."""
+    assert "input_format" not in SPEC.to_dict()
+    assert BYTES.to_dict()["input_format"] == "uint8_nhwc"
+    assert ModelSpec.from_dict(SPEC.to_dict() | {"input_format": "float32_nchw"}) == SPEC
+    assert read_model_spec(MODELS / "lpn50-lsp.onnx").input_format == "float32_nchw"
 
 
 ARM = Skeleton("arm3", ("shoulder", "elbow", "wrist"), ((0, 1),), (), (0.1,) * 3)

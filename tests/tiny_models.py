@@ -89,6 +89,38 @@ def color_model(
     return path
 
 
+def pixel_model(path: Path, source: Path) -> Path:
+    """Write a model that takes the pictures' own values, (n, h, w, 3) uint8, and does what another does."""
+    import dataclasses
+
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(source)
+    graph = model.graph
+    spec = ModelSpec.from_json(model.metadata_props[0].value)
+    for node in graph.node:
+        node.input[:] = ["normal" if name == "image" else name for name in node.input]
+    steps = [
+        helper.make_node("Cast", ["image"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["number", "pixel_mean"], ["centered"]),
+        helper.make_node("Div", ["centered", "pixel_std"], ["divided"]),
+        helper.make_node("Transpose", ["divided"], ["normal"], perm=[0, 3, 1, 2]),
+    ]
+    for place, step in enumerate(steps):
+        graph.node.insert(place, step)
+    for name, values in (("pixel_mean", spec.mean), ("pixel_std", spec.std)):
+        graph.initializer.append(numpy_helper.from_array(255 * np.array(values, np.float32), name))
+    sides = [axis.dim_value or axis.dim_param for axis in graph.input[0].type.tensor_type.shape.dim]
+    shape = [sides[0], *sides[2:], 3]
+    graph.input[0].CopyFrom(helper.make_tensor_value_info("image", TensorProto.UINT8, shape))
+    spec = dataclasses.replace(spec, input_format="uint8_nhwc")
+    helper.set_model_props(model, {"edgepose": spec.to_json()})
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return path
+
+
 def spots(size: tuple[int, int], centers: Sequence[tuple[float, float]], radius: float = 20.0) -> np.ndarray:
     """A black BGR picture with one Gaussian spot per channel, at the given x, y."""
     y, x = np.mgrid[: size[0], : size[1]]

@@ -77,6 +77,22 @@ bool number(py::handle value, double& result) {
   return true;
 }
 
+void check_output(const std::string& name, py::handle value, char code, const char* type, const Shape& shape,
+                  const std::vector<py::handle>& inputs) {
+  const std::string wanted = std::string("a ") + type + " array of shape " + text(shape);
+  if (!is_array(value)) reject(name, describe(value), wanted);
+  const py::array array = as_array(value);
+  if (type_code(array) != code || !has_shape(array, shape)) reject(name, describe(value), wanted);
+  if (!array.writeable() || (array.flags() & kPacked) != kPacked) {
+    reject(name, "an array that is read-only or not C-contiguous", "a packed, writeable array");
+  }
+  for (const py::handle& other : inputs) {
+    if (is_array(other) && overlap(array, as_array(other))) {
+      reject(name, "an array that shares memory with an input", "an array of its own");
+    }
+  }
+}
+
 }  // namespace
 
 void reject(const std::string& name, const std::string& found, const std::string& wanted) {
@@ -245,19 +261,15 @@ Refine refine_argument(py::handle value) {
 FloatArray output(const std::string& name, py::handle value, const Shape& shape,
                   const std::vector<py::handle>& inputs) {
   if (value.is_none()) return FloatArray(shape);
-  const std::string wanted = "a float32 array of shape " + text(shape);
-  if (!is_array(value)) reject(name, describe(value), wanted);
-  const py::array array = as_array(value);
-  if (type_code(array) != 'f' || !has_shape(array, shape)) reject(name, describe(value), wanted);
-  if (!array.writeable() || (array.flags() & kPacked) != kPacked) {
-    reject(name, "an array that is read-only or not C-contiguous", "a packed, writeable array");
-  }
-  for (const py::handle& other : inputs) {
-    if (is_array(other) && overlap(array, as_array(other))) {
-      reject(name, "an array that shares memory with an input", "an array of its own");
-    }
-  }
+  check_output(name, value, 'f', "float32", shape, inputs);
   return py::reinterpret_borrow<FloatArray>(value);
+}
+
+ByteArray byte_output(const std::string& name, py::handle value, const Shape& shape,
+                      const std::vector<py::handle>& inputs) {
+  if (value.is_none()) return ByteArray(shape);
+  check_output(name, value, 'B', "uint8", shape, inputs);
+  return py::reinterpret_borrow<ByteArray>(value);
 }
 
 std::vector<FloatArray> outputs(py::handle value, const std::vector<NamedShape>& shapes, py::handle input) {

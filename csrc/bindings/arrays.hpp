@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <array>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@ namespace edgepose::bindings {
 namespace py = pybind11;
 
 using FloatArray = py::array_t<float>;
+using ByteArray = py::array_t<std::uint8_t>;
 using Shape = std::vector<py::ssize_t>;
 
 // Raises edgepose.errors.InvalidInputError.
@@ -47,6 +49,8 @@ Refine refine_argument(py::handle value);
 // An out= array, or a new one for None. It must not share memory with `inputs`.
 FloatArray output(const std::string& name, py::handle value, const Shape& shape,
                   const std::vector<py::handle>& inputs);
+ByteArray byte_output(const std::string& name, py::handle value, const Shape& shape,
+                      const std::vector<py::handle>& inputs);
 
 struct NamedShape {
   const char* name;

@@ -50,6 +50,23 @@ FloatArray crop_normalize(py::handle image, py::handle affine, py::handle size, 
   return result;
 }
 
+ByteArray crop_pixels(py::handle image, py::handle affine, py::handle size, py::handle rgb, py::handle out) {
+  const py::array pixels = image_argument("image", image);
+  const py::array matrices = affine_argument("affine", affine);
+  const auto [height, width] = size_argument("size", size);
+  const bool swap = switch_argument("rgb", rgb);
+  ByteArray result = byte_output("out", out, {matrices.shape(0), height, width, 3}, {image, affine});
+  std::uint8_t* to = result.mutable_data();
+  const auto count = static_cast<std::size_t>(matrices.shape(0));
+  const Image source = image_of(pixels);
+  const double* entries = static_cast<const double*>(matrices.data());
+  {
+    py::gil_scoped_release release;
+    kernels().crop_pixels(source, entries, count, height, width, swap, to);
+  }
+  return result;
+}
+
 py::tuple soft_argmax(py::handle heatmaps, py::handle beta, py::handle out) {
   const MapsArgument maps = maps_argument("heatmaps", heatmaps);
   const float temperature = beta_argument(beta);
@@ -134,6 +151,8 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   m.def("use_isa", &use_isa, py::arg("name"));
   m.def("crop_normalize", &crop_normalize, py::arg("image"), py::arg("affine"), py::arg("size"),
         py::arg("mean"), py::arg("std"), py::arg("swap_rb"), py::arg("fill"), py::arg("out"));
+  m.def("crop_pixels", &crop_pixels, py::arg("image"), py::arg("affine"), py::arg("size"), py::arg("rgb"),
+        py::arg("out"));
   m.def("soft_argmax", &soft_argmax, py::arg("heatmaps"), py::arg("beta"), py::arg("out"));
   m.def("argmax_offset", &argmax_offset, py::arg("heatmaps"), py::arg("refine"), py::arg("out"));
   m.def("quarter_offset", &quarter_offset, py::arg("heatmaps"), py::arg("coords"), py::arg("out"));

@@ -82,6 +82,9 @@ struct KernelTable {
   // affine: count times 2 x 3, output to image pixels; out: count x 3 x height x width
   void (*crop_normalize)(const Image&, const double* affine, std::size_t count, const CropOptions&,
                          float* out);
+  // out: count x height x width x 3
+  void (*crop_pixels)(const Image&, const double* affine, std::size_t count, int height, int width, bool rgb,
+                      std::uint8_t* out);
   // coords: count x 2; scores: count; covariance: count x 2 x 2
   void (*soft_argmax)(const Maps&, float beta, float* coords, float* scores, float* covariance);
   void (*argmax_offset)(const Maps&, Refine, float* coords, float* scores);

@@ -20,11 +20,17 @@ __all__ = [
     "INPUT",
     "TAGS",
     "Backend",
+    "Batch",
     "channels_fit",
     "check_device",
     "default_threads",
+    "input_port",
+    "sides_of",
     "wanted_outputs",
 ]
+
+Batch = NDArray[np.float32 | np.uint8]
+"""Input of a network, in the form of `ModelSpec.input_format`."""
 
 INPUT = "image"
 HEATMAPS = "heatmaps"
@@ -46,12 +52,12 @@ class Backend(Protocol):
     device: str
     input_size: tuple[int, int] | None
 
-    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating]]:
+    def run(self, batch: Batch) -> dict[str, NDArray[np.floating]]:
         """Run the network.
 
         Args:
-            batch: (n, 3, h, w) float32, normalised, C-contiguous; any n ≥ 1, and of `input_size`
-                where that is fixed.
+            batch: (n, 3, h, w) float32, normalised, or (n, h, w, 3) uint8, as `ModelSpec.input_format`
+                says; C-contiguous, any n ≥ 1, and of `input_size` where that is fixed.
 
         Returns:
             Arrays by output name, in the order of the file, which the caller may keep. Top-down:
@@ -79,6 +85,18 @@ def wanted_outputs(spec: ModelSpec, names: Sequence[str]) -> list[str]:
     wanted = [name for name in names if name.startswith((HEATMAPS, TAGS))]
     complete = all(any(name.startswith(kind) for name in wanted) for kind in (HEATMAPS, TAGS))
     return wanted if complete else []
+
+
+def sides_of(spec: ModelSpec) -> slice:
+    """Where height and width stand in the shape of a network's input."""
+    return slice(1, 3) if spec.input_format == "uint8_nhwc" else slice(2, 4)
+
+
+def input_port(spec: ModelSpec, batch: Any, sides: Sequence[Any]) -> tuple[str, list[Any]]:
+    """Type and shape that a network's input has by its spec, given those of its axes that vary."""
+    if spec.input_format == "uint8_nhwc":
+        return "tensor(uint8)", [batch, *sides, 3]
+    return "tensor(float)", [batch, 3, *sides]
 
 
 def channels_fit(output: str, channels: int, joints: int) -> bool:

@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgepose.backends.base import HEATMAPS, INPUT, TAGS, channels_fit, wanted_outputs
+from edgepose.backends.base import (
+    HEATMAPS,
+    INPUT,
+    TAGS,
+    channels_fit,
+    input_port,
+    sides_of,
+    wanted_outputs,
+)
 from edgepose.errors import ModelFormatError
 from edgepose.spec import ModelSpec
 
@@ -61,14 +69,14 @@ def check_interface(
         )
     image = inputs[INPUT]
     size: list[Any] = [..., ...] if bottom_up else list(spec.input_size)
-    if image.type != "tensor(float)" or not _fits(image.shape, [None, 3, *size]):
-        sides = ["height", "width"] if bottom_up else size
+    kind, shape = input_port(spec, None, size)
+    if image.type != kind or not _fits(image.shape, shape):
+        _, named = input_port(spec, "'batch'", ["height", "width"] if bottom_up else size)
         raise ModelFormatError(
             f"cannot run {path}; its input is {image.type} {list(image.shape)}, its ModelSpec says "
-            f"tensor(float) ['batch', 3, {', '.join(map(str, sides))}] with dynamic batch; "
-            "export it again"
+            f"{kind} [{', '.join(map(str, named))}] with dynamic batch; export it again"
         )
-    height, width = image.shape[2:]
+    height, width = image.shape[sides_of(spec)]
     if isinstance(height, int) != isinstance(width, int):
         raise ModelFormatError(
             f"cannot run {path}; its input is {list(image.shape)}, with only one side fixed; export it with "

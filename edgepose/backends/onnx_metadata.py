@@ -55,7 +55,7 @@ def read_input_shape(path: Path) -> list[int | None] | None:
     """Read the shape of the input ``image`` of an ONNX file: None for an axis that is free.
 
     Returns:
-        The shape, or None where there is no such input or it says none.
+        The shape, its axes as `ModelSpec.input_format` says; None where there is no such input or no shape.
 
     Raises:
         ModelNotFoundError: there is no such file.

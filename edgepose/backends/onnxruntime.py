@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.backends.base import INPUT, check_device, default_threads
+from edgepose.backends.base import INPUT, Batch, check_device, default_threads
 from edgepose.backends.interface import Port, check_interface
 from edgepose.backends.onnx_metadata import read_spec
 from edgepose.errors import BackendUnavailableError, ModelFormatError
@@ -24,8 +24,8 @@ class OnnxRuntimeBackend:
     """A `Backend` that runs an ONNX file with ONNX Runtime.
 
     Args:
-        path: the ONNX file; its input ``image`` is (n, 3, h, w) float32 with dynamic n, its outputs are
-            those of `Backend.run`. h and w are the spec's, or, bottom-up, both dynamic or both fixed.
+        path: the ONNX file; its input ``image`` is that of `Backend.run` with dynamic n, as are its
+            outputs. h and w are the spec's, or, bottom-up, both dynamic or both fixed.
         device: ``"auto"`` takes CUDA where this ONNX Runtime has it and it loads, else the CPU, with a
             logged warning when CUDA was there and failed; ``"cuda"`` or ``"cuda:1"`` raises instead.
         threads: CPU threads; None for all that this process may use.
@@ -108,8 +108,8 @@ class OnnxRuntimeBackend:
                 "get or export the file again"
             ) from error
 
-    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating]]:
-        """Run the network on (n, 3, h, w) float32; outputs by name."""
+    def run(self, batch: Batch) -> dict[str, NDArray[np.floating]]:
+        """Run the network on a batch in the form that its spec says; outputs by name."""
         # Not by IO binding: with inputs and outputs bound it takes as long, within 1 %.
         try:
             values = self._session.run(self._outputs, {INPUT: batch})

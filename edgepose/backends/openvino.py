@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.backends.base import INPUT, check_device, default_threads
+from edgepose.backends.base import INPUT, Batch, check_device, default_threads
 from edgepose.backends.interface import Port, check_interface
 from edgepose.backends.onnx_metadata import read_spec
 from edgepose.errors import BackendUnavailableError, ModelFormatError
@@ -22,7 +22,7 @@ __all__ = ["OpenVinoBackend", "import_openvino", "short_version", "without_telem
 COMPILED_SHAPES = 2
 """So many input shapes get a network of their own, which costs memory for one more copy of the weights."""
 
-_TYPES = {"f32": "tensor(float)", "f16": "tensor(float16)"}
+_TYPES = {"f32": "tensor(float)", "f16": "tensor(float16)", "u8": "tensor(uint8)"}
 _SINK = "/sink_port_0"  # ends the names of a graph's outputs
 _TELEMETRY = "openvino_telemetry"
 
@@ -93,8 +93,8 @@ class OpenVinoBackend:
         self._seen: set[tuple[int, ...]] = set()
         self._by_shape: dict[tuple[int, ...], Any] = {}
 
-    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating]]:
-        """Run the network on (n, 3, h, w) float32; outputs by name."""
+    def run(self, batch: Batch) -> dict[str, NDArray[np.floating]]:
+        """Run the network on a batch in the form that its spec says; outputs by name."""
         try:
             values = self._request(batch.shape).infer({INPUT: batch}, share_inputs=True, share_outputs=True)
             self._seen.add(batch.shape)  # only now, as the file may not take such a shape

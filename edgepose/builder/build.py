@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 import edgepose
 from edgepose.backends import open_backend
+from edgepose.builder.graph import Graph
 from edgepose.builder.half import halve
 from edgepose.builder.parity import TOLERANCES, Parity, compare, record_batches
 from edgepose.builder.passes import rewrite
+from edgepose.builder.passes.pixel_input import take_pixels
 from edgepose.builder.quantize import Quantizer
 from edgepose.builder.search import quantize_within
 from edgepose.builder.source import Source, load_source
@@ -26,12 +28,15 @@ from edgepose.errors import BuildError, InvalidInputError, ParityError
 from edgepose.optional import first_line, require
 from edgepose.spec import METADATA_KEY, ModelSpec
 
-__all__ = ["PRECISIONS", "Options", "Report", "build"]
+__all__ = ["INPUTS", "PRECISIONS", "Options", "Report", "build"]
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS = ("fp32", "fp16", "int8", "auto")
+INPUTS = ("float32", "uint8")
 PROBES = 8
 """Pictures that the search for sensitive layers looks at."""
+ROUNDING = 1e-2
+"""`Parity.heatmap_rms` that whole grey levels may cause; as much as half precision may."""
 ROUNDS = 15
 """Runs that a candidate is timed by."""
 
@@ -49,6 +54,8 @@ class Options:
         activations: of int8, see `edgepose.builder.quantize`; None: as this machine runs them best.
         max_drop: of int8: by how much the mean object keypoint similarity to the source may fall below 1.
         threads: CPU threads of verification and timing; None: all that this process may use.
+        input: ``"float32"``, or ``"uint8"``: the network takes the pictures' own values and normalises them
+            itself, see `ModelSpec.input_format`.
     """
 
     precision: str = "fp32"
@@ -56,6 +63,7 @@ class Options:
     activations: str | None = None
     max_drop: float = 0.03
     threads: int | None = None
+    input: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -67,10 +75,14 @@ class Report:
         precision: of the output.
         passes: how often each rewriting of the graph applied.
         quantization: of int8: how it was calibrated, what was tried and which layers stayed in float.
-        parity: of the output against the source, as measured on the pictures.
+        parity: of the output against the source, as measured on the pictures; where the output takes uint8
+            and the source float32, on the same whole grey levels.
         bytes: size of source and output.
         milliseconds: by precision, median time of the network on one picture, where `auto` had to choose.
         seconds: how long the build took.
+        input: form of the output's input.
+        rounding: where that is uint8 and the source's float32: what the whole grey levels alone change, from
+            pictures to persons; else None.
     """
 
     source: Path
@@ -82,6 +94,8 @@ class Report:
     bytes: tuple[int, int]
     milliseconds: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    input: str = "float32"
+    rounding: Parity | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready form."""
@@ -89,9 +103,11 @@ class Report:
             "source": str(self.source),
             "output": str(self.output),
             "precision": self.precision,
+            "input": self.input,
             "passes": self.passes,
             "quantization": self.quantization,
             "parity": self.parity.to_dict(),
+            **({} if self.rounding is None else {"rounding": self.rounding.to_dict()}),
             "bytes": list(self.bytes),
             "milliseconds": {name: round(value, 3) for name, value in self.milliseconds.items()},
             "seconds": round(self.seconds, 2),
@@ -140,23 +156,33 @@ def build(source: Path, output: Path, images: Images, options: Options | None = 
             f"cannot build from {source}; found a file of {loaded.spec.precision}; give the one in fp32 that "
             "it was made from"
         )
+    spec = loaded.spec
+    if spec.input_format == "uint8_nhwc" and options.input == "float32":
+        raise InvalidInputError(
+            f"cannot build from {source} with input float32; found a file that takes uint8; build it with "
+            "input uint8, or give the one that it was made from"
+        )
     model, passes = rewrite(loaded.model)
+    rounds = options.input == "uint8" and spec.input_format == "float32_nchw"
+    if rounds:
+        take_pixels(Graph(model), spec)
+        spec = replace(spec, input_format="uint8_nhwc")
     part = output.with_name(f"{output.name}.{uuid.uuid4().hex[:8]}.part.onnx")  # two builds may run at once
     times: dict[str, float] = {}
     try:
-        candidates = _candidates(loaded, model, part, images, options)
+        rounding = _rounding(loaded, model, spec, part, images, options) if rounds else None
+        candidates = _candidates(loaded, model, spec, part, images, options)
         if len(candidates) > 1:
-            times = _times(candidates, loaded.spec, part, source, images[0], options.threads)
+            times = _times(candidates, spec, part, images[0], options.threads)
         best = min(candidates, key=lambda candidate: times.get(candidate.precision, 0))
-        built = {"passes": passes, "with": _versions(best.precision)}
+        built = {"passes": passes, "input": options.input, "with": _versions(best.precision)}
         if best.quantization:
             built["quantization"] = best.quantization
-        spec = replace(
-            loaded.spec,
-            precision=best.precision,
-            provenance={**loaded.spec.provenance, "built": built},
-            parity={**loaded.spec.parity, "built": best.parity.to_dict()},
-        )
+        parity = {**spec.parity, "built": best.parity.to_dict()}
+        if rounding is not None:
+            parity["rounding"] = rounding.to_dict()
+        provenance = {**spec.provenance, "built": built}
+        spec = replace(spec, precision=best.precision, provenance=provenance, parity=parity)
         _write(best.model, spec, part)
         part.replace(output)
     except OSError as error:
@@ -166,6 +192,7 @@ def build(source: Path, output: Path, images: Images, options: Options | None = 
     return Report(
         source, output, best.precision, passes, best.quantization, best.parity,
         (source.stat().st_size, output.stat().st_size), times, time.perf_counter() - started,
+        options.input, rounding,
     )  # fmt: skip
 
 
@@ -174,6 +201,8 @@ def _check(source: Path, output: Path, images: Images, options: Options) -> None
         raise InvalidInputError(
             f"unknown precision; found {options.precision!r}; give one of {', '.join(PRECISIONS)}"
         )
+    if options.input not in INPUTS:
+        raise InvalidInputError(f"unknown input; found {options.input!r}; give one of {', '.join(INPUTS)}")
     if not 0 <= options.max_drop <= 1:
         raise InvalidInputError(
             f"max_drop is not usable; found {options.max_drop}; give a number from 0 to 1"
@@ -193,12 +222,33 @@ def _check(source: Path, output: Path, images: Images, options: Options) -> None
         raise InvalidInputError(f"cannot build {output} from itself; give another name")
 
 
-def _candidates(loaded: Source, model: Any, part: Path, images: Images, options: Options) -> list[_Candidate]:
+def _rounding(
+    loaded: Source, model: Any, spec: ModelSpec, part: Path, images: Images, options: Options
+) -> Parity:
+    """What whole grey levels change, from pictures to persons.
+
+    Maps follow the pictures steadily, whole persons do not where they are hard to tell apart, so that only
+    the maps are checked: channels or positions that were mixed up would show in them.
+    """
+    _write(model, spec, part)
+    parity = compare(loaded.path, part, images, threads=options.threads)
+    if parity.heatmap_rms > ROUNDING:
+        raise ParityError(
+            f"{spec.name} cannot take uint8; found heatmap_rms above {ROUNDING:g} from the rounding of "
+            f"{parity.pictures} pictures; build it with input float32\n{parity.table()}"
+        )
+    return parity
+
+
+def _candidates(
+    loaded: Source, model: Any, spec: ModelSpec, part: Path, images: Images, options: Options
+) -> list[_Candidate]:
     """The models of the precisions that were asked for, each within its bounds."""
 
     def measure(candidate: Any, pictures: Images = images) -> Parity:
-        _write(candidate, loaded.spec, part)
-        parity = compare(loaded.path, part, pictures, threads=options.threads)
+        _write(candidate, spec, part)
+        same = spec.input_format != loaded.spec.input_format
+        parity = compare(loaded.path, part, pictures, threads=options.threads, same_pixels=same)
         if pictures is images and not parity.conclusive:
             raise InvalidInputError(
                 f"nothing to verify on; found nobody on {parity.pictures} pictures; give some that show "
@@ -215,7 +265,8 @@ def _candidates(loaded: Source, model: Any, part: Path, images: Images, options:
         found.append(_Candidate(precision, candidate, parity))
     if options.precision in ("int8", "auto"):
         activations = options.activations or _natural_activations()
-        batches = record_batches(loaded.path, options.calibration, options.threads)
+        _write(model, spec, part)
+        batches = record_batches(part, options.calibration, options.threads)
         quantizer = Quantizer(model, batches, activations)
         tolerance = replace(TOLERANCES["int8"], oks=1 - options.max_drop)
         try:
@@ -252,17 +303,16 @@ def _times(
     candidates: Sequence[_Candidate],
     spec: ModelSpec,
     part: Path,
-    source: Path,
     image: NDArray[np.uint8],
     threads: int | None,
 ) -> dict[str, float]:
     """Median time of each candidate's network on one picture in ms, taken in turns."""
-    (batch,) = record_batches(source, [image], threads)
     backends = {}
     try:
         for candidate in candidates:
             _write(candidate.model, replace(spec, precision=candidate.precision), part)
             backends[candidate.precision] = open_backend(part, threads=threads)
+        (batch,) = record_batches(part, [image], threads)
         times: dict[str, list[float]] = {name: [] for name in backends}
         for _ in range(ROUNDS):
             for name, backend in backends.items():

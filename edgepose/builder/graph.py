@@ -154,6 +154,17 @@ class Graph:
         copied.CopyFrom(node)
         return copied
 
+    def take_bytes(self, name: str) -> None:
+        """Declare an input (n, c, h, w) to be (n, h, w, c) of uint8."""
+        (found,) = (item for item in self._graph.input if item.name == name)
+        tensor = found.type.tensor_type
+        tensor.elem_type = self._onnx.TensorProto.UINT8
+        if len(axes := tensor.shape.dim) == 4:
+            channels = type(axes[1])()
+            channels.CopyFrom(axes[1])
+            del axes[1]
+            axes.append(channels)
+
     def clean(self) -> None:
         """Drop constants and shapes of values that are no longer there."""
         used = {name for node in self._graph.node for name in node.input} | set(self._outputs)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.backends.base import INPUT, default_threads
+from edgepose.backends.base import INPUT, Batch, default_threads
 from edgepose.builder.parity import record_batches
 from edgepose.builder.source import load_source
 from edgepose.errors import InvalidInputError, ModelFormatError
@@ -25,7 +25,8 @@ def compare_layers(
     Args:
         first: the ONNX file to measure against.
         second: one that was made of it, whose values keep their names.
-        image: BGR uint8 (H, W, 3), prepared as for the first model and given to both.
+        image: BGR uint8 (H, W, 3), prepared as for the first model and given to both; for each as it takes
+            it where the forms of their inputs differ.
         threads: of each network.
 
     Returns:
@@ -36,8 +37,11 @@ def compare_layers(
         ModelNotFoundError, ModelFormatError, BackendUnavailableError: a file cannot be run.
     """
     onnx = require("onnx", "comparing layers", "edgepose[build]")
-    (batch,) = record_batches(first, [image], threads)
-    models = [load_source(path).model for path in (first, second)]
+    sources = [load_source(path) for path in (first, second)]
+    models = [source.model for source in sources]
+    batches = 2 * record_batches(first, [image], threads)
+    if sources[0].spec.input_format != sources[1].spec.input_format:
+        batches[1:] = record_batches(second, [image], threads)
     names = [_values(onnx, model.graph) for model in models]
     shared = [name for name in names[0] if name in names[1]]
     if not shared:
@@ -46,7 +50,7 @@ def compare_layers(
             "that was built from the other"
         )
     runs = [_run(onnx, model, shared, batch, path, threads)
-            for model, path in zip(models, (first, second), strict=True)]  # fmt: skip
+            for model, batch, path in zip(models, batches, (first, second), strict=True)]  # fmt: skip
     return {
         name: _difference(a, b)
         for name, a, b in zip(shared, *runs, strict=True)
@@ -66,7 +70,7 @@ def _values(onnx: Any, graph: Any) -> list[str]:
 
 
 def _run(
-    onnx: Any, model: Any, names: list[str], batch: NDArray[np.float32], path: Path, threads: int | None
+    onnx: Any, model: Any, names: list[str], batch: Batch, path: Path, threads: int | None
 ) -> list[NDArray[Any]]:
     """Run a graph as it stands, without the runtime's own rewriting, and return these values."""
     ort = require("onnxruntime", "comparing layers", "edgepose[cpu]")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgepose import kernels
 from edgepose.backends import Backend, open_backend
+from edgepose.backends.base import Batch
 from edgepose.errors import InvalidInputError, ParityError
 from edgepose.oks import most_similar_pairs, oks
 from edgepose.pipeline.bottomup import BottomUp, keypoint_boxes
@@ -143,6 +144,7 @@ def compare(
     *,
     threads: int | None = None,
     runtimes: tuple[str, str] = ("auto", "auto"),
+    same_pixels: bool = False,
 ) -> Parity:
     """Run two model files on the same pictures, in the runtime's own steps.
 
@@ -154,6 +156,8 @@ def compare(
         images: BGR uint8 (H, W, 3).
         threads: of each model.
         runtimes: of the first and the second, as for `edgepose.backends.open_backend`.
+        same_pixels: give the first model, which takes float32, the whole grey levels that the second takes,
+            so that rounding the pictures counts for nothing.
 
     Raises:
         InvalidInputError: the models do not do the same, or there are no pictures.
@@ -163,7 +167,7 @@ def compare(
     try:
         other = open_backend(second, runtime=runtimes[1], threads=threads)
         try:
-            return compare_backends(opened, other, images)
+            return compare_backends(_OfPixels(opened) if same_pixels else opened, other, images)
         finally:
             other.close()
     finally:
@@ -223,8 +227,8 @@ def compare_backends(first: Backend, second: Backend, images: Iterable[NDArray[n
 
 def record_batches(
     model: Path, images: Iterable[NDArray[np.uint8]], threads: int | None = None
-) -> list[NDArray[np.float32]]:
-    """What the runtime gives a network for each picture: (1, 3, h, w), normalised."""
+) -> list[Batch]:
+    """What the runtime gives a network for each picture: one crop, in the form that its spec says."""
     backend = _Recorded(open_backend(model, threads=threads))
     try:
         step = _steps(backend)
@@ -237,6 +241,25 @@ def record_batches(
     return batches
 
 
+class _OfPixels:
+    """A backend whose network takes float32, as one that takes the pixels."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.spec = replace(backend.spec, input_format="uint8_nhwc")
+        self.name, self.device, self.input_size = backend.name, backend.device, backend.input_size
+
+    def run(self, batch: Batch) -> dict[str, NDArray[np.floating]]:
+        values = (batch / 255 - np.asarray(self.spec.mean)) / np.asarray(self.spec.std)
+        return self._backend.run(np.ascontiguousarray(values.transpose(0, 3, 1, 2), np.float32))
+
+    def describe(self) -> dict[str, Any]:
+        return self._backend.describe()
+
+    def close(self) -> None:
+        self._backend.close()
+
+
 class _Recorded:
     """A backend that keeps its last input and outputs."""
 
@@ -244,10 +267,10 @@ class _Recorded:
         self._backend = backend
         self.spec = backend.spec
         self.name, self.device, self.input_size = backend.name, backend.device, backend.input_size
-        self.batch = np.zeros((0, 3, 1, 1), np.float32)
+        self.batch: Batch = np.zeros(0, np.float32)
         self.outputs: dict[str, NDArray[np.floating]] = {}
 
-    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.floating]]:
+    def run(self, batch: Batch) -> dict[str, NDArray[np.floating]]:
         self.batch = batch.copy()
         found = self._backend.run(batch)
         self.outputs = {name: values.copy() for name, values in found.items()}

@@ -20,10 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgepose.backends.base import INPUT
+from edgepose.backends.base import INPUT, Batch
 from edgepose.builder.graph import Graph
 from edgepose.errors import BuildError, CalibrationError, InvalidInputError
 from edgepose.optional import first_line, require
@@ -33,9 +30,10 @@ __all__ = ["ACTIVATIONS", "METHODS", "Quantizer"]
 METHODS = ("minmax", "entropy", "percentile")
 """How the range of an activation is taken from the calibration pictures."""
 ACTIVATIONS = ("uint8", "int8")
-KEPT_IN_FLOAT = {"Gemm", "LayerNormalization", "Softmax"}
-"""Operators that are not quantised: they see few numbers, so that it gains no time, and of all of them it is
-attention spread over a map that 8 bits harm most."""
+KEPT_IN_FLOAT = {"BatchNormalization", "Gemm", "LayerNormalization", "Softmax"}
+"""Operators that are not quantised. The first normalises bytes, where these are the input, and needs more than
+8 bits; the others see few numbers, so that it gains no time, and attention spread over a map is what 8 bits harm
+most."""
 LEAST_PICTURES = 8
 """Fewer say too little about the activations' ranges."""
 
@@ -47,7 +45,7 @@ class Quantizer:
 
     Args:
         model: ``onnx.ModelProto`` in float, simplified; it stays as it is.
-        batches: normalised inputs (1, 3, h, w) of real pictures, as the runtime makes them.
+        batches: inputs of real pictures, one each, as the runtime makes them.
         activations: see above.
 
     Raises:
@@ -55,9 +53,7 @@ class Quantizer:
         BackendUnavailableError: onnx or onnxruntime is not installed.
     """
 
-    def __init__(
-        self, model: Any, batches: Sequence[NDArray[np.float32]], activations: str = "uint8"
-    ) -> None:
+    def __init__(self, model: Any, batches: Sequence[Batch], activations: str = "uint8") -> None:
         if activations not in ACTIVATIONS:
             raise InvalidInputError(f"unknown activations; found {activations!r}; give one of {ACTIVATIONS}")
         if len(batches) < LEAST_PICTURES:
@@ -164,9 +160,9 @@ class Quantizer:
 class _Reader:
     """A batch as ONNX Runtime's calibration reads it."""
 
-    def __init__(self, batch: NDArray[np.float32]) -> None:
+    def __init__(self, batch: Batch) -> None:
         self._left = iter([batch])
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, Batch] | None:
         batch = next(self._left, None)
         return None if batch is None else {INPUT: batch}

@@ -64,6 +64,12 @@ def add_parser(verbs: Any) -> None:
         default=0.03,
         help="of int8: how far the mean object keypoint similarity to the source may fall (default: 0.03)",
     )
+    parser.add_argument(
+        "--input",
+        choices=("float32", "uint8"),
+        default="float32",
+        help="what the network takes: float32 (default), normalised; or uint8: the picture's own values",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads of verification and timing")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run)
@@ -86,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         activations=arguments.activations,
         max_drop=arguments.max_drop,
         threads=arguments.threads,
+        input=arguments.input,
     )
     pictures = _pictures(arguments.pictures, arguments.limit)
     report = build(source, arguments.output, pictures, options)
@@ -93,9 +100,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(report.to_dict(), indent=2))
         return 0
     before, after = (size / 1e6 for size in report.bytes)
+    kind = "input uint8, " if report.input == "uint8" else ""
     applied = ", ".join(f"{name} {count}" for name, count in report.passes.items())
     print(
-        f"{report.output}  {report.precision}, {after:.1f} MB (source {before:.1f} MB), "
+        f"{report.output}  {report.precision}, {kind}{after:.1f} MB (source {before:.1f} MB), "
         f"{report.seconds:.1f} s"
     )
     print(f"rewritten: {applied}")
@@ -104,6 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name, value in report.milliseconds.items():
         print(f"{name}: {value:.2f} ms")
     print(report.parity.table())
+    if report.rounding is not None:
+        print(f"rounding of the pictures alone:\n{report.rounding.table()}")
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepose.backends import read_model_spec
+from edgepose.backends.base import sides_of
 from edgepose.backends.onnx_metadata import read_input_shape
 from edgepose.estimator import DEFAULT_MODEL, resolve_model
 from edgepose.spec import Grouping, ModelSpec
@@ -62,12 +63,14 @@ def _rows(path: Path, spec: ModelSpec) -> list[tuple[str, str]]:
 
 def _input_rows(shape: list[int | None], spec: ModelSpec) -> list[tuple[str, str]]:
     """The input's size and batch; those of the file where the description leaves them open."""
-    batch, _, height, width = shape if len(shape) == 4 else (None, 3, None, None)
+    batch = shape[0] if len(shape) == 4 else None
+    height, width = shape[sides_of(spec)] if len(shape) == 4 else (None, None)
     if spec.grouping is None:
         height, width = spec.input_size
     fixed = height is not None and width is not None
     size = f"{height} x {width} (height x width)" if fixed else f"shorter side {spec.input_size[0]}"
-    return [("input", f"{size}, {spec.color}"), ("batch", "free" if batch is None else str(batch))]
+    form = ", uint8 NHWC" if spec.input_format == "uint8_nhwc" else ""
+    return [("input", f"{size}, {spec.color}{form}"), ("batch", "free" if batch is None else str(batch))]
 
 
 def _top_down_rows(spec: ModelSpec) -> list[tuple[str, str]]:

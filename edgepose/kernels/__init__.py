@@ -42,6 +42,7 @@ __all__ = [
     "aggregate_nms_topk",
     "argmax_offset",
     "crop_normalize",
+    "crop_pixels",
     "flip_average",
     "get",
     "group",
@@ -56,6 +57,7 @@ Array = NDArray[np.float32]
 
 OPS = (
     "crop_normalize",
+    "crop_pixels",
     "soft_argmax",
     "argmax_offset",
     "quarter_offset",
@@ -131,6 +133,19 @@ class Kernels:
     ) -> Array:
         """Cut n regions out of an image, bilinearly, and normalise them: (n, 3, h, w) float32."""
         result: Array = self._ops["crop_normalize"](image, affine, size, mean, std, swap_rb, fill, out)
+        return result
+
+    def crop_pixels(
+        self,
+        image: NDArray[np.uint8],
+        affine: NDArray[np.float64],
+        size: tuple[int, int],
+        rgb: bool,
+        *,
+        out: NDArray[np.uint8] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Cut n regions out of an image, bilinearly, as whole grey levels: (n, h, w, 3) uint8."""
+        result: NDArray[np.uint8] = self._ops["crop_pixels"](image, affine, size, rgb, out=out)
         return result
 
     def soft_argmax(
@@ -301,6 +316,21 @@ def crop_normalize(
     Specified by `edgepose.kernels.reference.crop_normalize`.
     """
     return _serving().crop_normalize(image, affine, size, mean, std, swap_rb, fill, out)
+
+
+def crop_pixels(
+    image: NDArray[np.uint8],
+    affine: NDArray[np.float64],
+    size: tuple[int, int],
+    rgb: bool,
+    *,
+    out: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """Cut n regions out of an image, bilinearly, as whole grey levels: (n, h, w, 3) uint8.
+
+    Specified by `edgepose.kernels.reference.crop_pixels`.
+    """
+    return _serving().crop_pixels(image, affine, size, rgb, out=out)
 
 
 def soft_argmax(

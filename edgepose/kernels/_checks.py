@@ -14,6 +14,7 @@ from edgepose.errors import InvalidInputError
 __all__ = [
     "Maps",
     "affine_matrices",
+    "byte_output",
     "coordinates",
     "flip_permutation",
     "image",
@@ -178,14 +179,29 @@ def output(
     shape: tuple[int, ...],
     inputs: Sequence[object] = (),
 ) -> NDArray[np.float32]:
-    """Check an `out=` array, or make one when it is None.
+    """Check a float32 `out=` array, or make one when it is None.
 
     `inputs` are the arguments with which it must not share memory.
     """
-    if value is None:
-        return np.empty(shape, np.float32)
-    if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.shape != shape:
-        raise rejected(name, value, f"a float32 array of shape {shape}")
+    return np.empty(shape, np.float32) if value is None else _own(name, value, np.float32, shape, inputs)
+
+
+def byte_output(
+    name: str,
+    value: object,
+    shape: tuple[int, ...],
+    inputs: Sequence[object] = (),
+) -> NDArray[np.uint8]:
+    """The same for uint8."""
+    return np.empty(shape, np.uint8) if value is None else _own(name, value, np.uint8, shape, inputs)
+
+
+def _own(
+    name: str, value: object, kind: type[np.generic], shape: tuple[int, ...], inputs: Sequence[object]
+) -> NDArray[Any]:
+    """Check an `out=` array."""
+    if not isinstance(value, np.ndarray) or value.dtype != kind or value.shape != shape:
+        raise rejected(name, value, f"a {kind.__name__} array of shape {shape}")
     flags = value.flags
     if not (flags.c_contiguous and flags.aligned and flags.writeable):
         raise rejected(name, "an array that is read-only or not C-contiguous", "a packed, writeable array")

@@ -20,6 +20,13 @@ def crop_normalize(
     fill: float | Sequence[float],
     out: _Array | None,
 ) -> _Array: ...
+def crop_pixels(
+    image: NDArray[np.uint8],
+    affine: NDArray[np.float64],
+    size: tuple[int, int],
+    rgb: bool,
+    out: NDArray[np.uint8] | None,
+) -> NDArray[np.uint8]: ...
 def soft_argmax(
     heatmaps: _Maps, beta: float, out: tuple[_Array, _Array, _Array] | None
 ) -> tuple[_Array, _Array, _Array]: ...

@@ -23,6 +23,7 @@ from edgepose.kernels.reference import (
     MAX_CONDITION,
     MAX_TAYLOR_STEP,
     MIN_CURVATURE,
+    POSITION_BITS,
     ROUNDING_STEP,
     WEIGHT_CUTOFF,
     Array,
@@ -33,6 +34,7 @@ __all__ = [
     "aggregate_nms_topk",
     "argmax_offset",
     "crop_normalize",
+    "crop_pixels",
     "flip_average",
     "group",
     "quarter_offset",
@@ -215,6 +217,45 @@ def _flip_average_maps(
 
 
 @compiled
+def _level(image: NDArray[np.uint8], y: int, x: int, channel: int) -> int:
+    """A byte of the image, or of the black border around it."""
+    inside = 0 <= y < image.shape[0] and 0 <= x < image.shape[1]
+    return int(image[y, x, channel]) if inside else 0
+
+
+@compiled
+def _crop_levels(
+    image: NDArray[np.uint8], affine: NDArray[np.float64], swap: bool, out: NDArray[np.uint8]
+) -> None:
+    rows, columns = image.shape[:2]
+    n, height, width, _ = out.shape
+    steps = 1 << POSITION_BITS
+    for i in range(n):
+        a = affine[i]
+        for y in range(height):
+            start_x = a[0, 1] * y + a[0, 2]
+            start_y = a[1, 1] * y + a[1, 2]
+            for x in range(width):
+                at_x = int(np.floor(min(max(a[0, 0] * x + start_x, -2.0), columns + 1.0) * steps + 0.5))
+                at_y = int(np.floor(min(max(a[1, 0] * x + start_y, -2.0), rows + 1.0) * steps + 0.5))
+                left, top = at_x >> POSITION_BITS, at_y >> POSITION_BITS
+                along_x, along_y = at_x & (steps - 1), at_y & (steps - 1)
+                inside = 0 <= left < columns - 1 and 0 <= top < rows - 1
+                for channel in range(3):
+                    if inside:
+                        p00, p01 = int(image[top, left, channel]), int(image[top, left + 1, channel])
+                        p10, p11 = int(image[top + 1, left, channel]), int(image[top + 1, left + 1, channel])
+                    else:
+                        p00, p01 = _level(image, top, left, channel), _level(image, top, left + 1, channel)
+                        p10 = _level(image, top + 1, left, channel)
+                        p11 = _level(image, top + 1, left + 1, channel)
+                    upper = (p00 * steps + (p01 - p00) * along_x) >> 1
+                    lower = (p10 * steps + (p11 - p10) * along_x) >> 1
+                    value = upper + (((lower - upper) * along_y + steps // 2) >> POSITION_BITS)
+                    out[i, y, x, 2 - channel if swap else channel] = (value + 64) >> 7
+
+
+@compiled
 def _crop_maps(
     image: NDArray[np.uint8],
     affine: NDArray[np.float64],
@@ -280,12 +321,31 @@ def crop_normalize(
     swap = _checks.switch("swap_rb", swap_rb)
     border = _checks.numbers("fill", fill, scalar=True)
     result = _checks.output("out", out, (len(matrices), 3, height, width), [image, affine])
-    # Always a read-only view, so that few signatures are compiled.
-    strided = np.lib.stride_tricks.as_strided(
-        pixels, pixels.shape, (pixels.strides[0], 3, 1), writeable=False
-    )
-    _crop_maps(strided, matrices, 1 / (255 * stds), -means / stds, swap, border, result)
+    _crop_maps(_view(pixels), matrices, 1 / (255 * stds), -means / stds, swap, border, result)
     return result
+
+
+def crop_pixels(
+    image: NDArray[np.uint8],
+    affine: NDArray[np.float64],
+    size: tuple[int, int],
+    rgb: bool,
+    *,
+    out: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """See `edgepose.kernels.reference.crop_pixels`."""
+    pixels = _checks.image("image", image)
+    matrices = _checks.affine_matrices("affine", affine)
+    height, width = _checks.output_size("size", size)
+    swap = _checks.switch("rgb", rgb)
+    result = _checks.byte_output("out", out, (len(matrices), height, width, 3), [image, affine])
+    _crop_levels(_view(pixels), matrices, swap, result)
+    return result
+
+
+def _view(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Always a read-only view, so that few signatures are compiled."""
+    return np.lib.stride_tricks.as_strided(pixels, pixels.shape, (pixels.strides[0], 3, 1), writeable=False)
 
 
 def soft_argmax(

@@ -24,6 +24,7 @@ __all__ = [
     "aggregate_nms_topk",
     "argmax_offset",
     "crop_normalize",
+    "crop_pixels",
     "flip_average",
     "group",
     "isa",
@@ -72,6 +73,18 @@ def crop_normalize(
 ) -> Array:
     """See `edgepose.kernels.reference.crop_normalize`."""
     return _native.crop_normalize(image, affine, size, mean, std, swap_rb, fill, out)
+
+
+def crop_pixels(
+    image: NDArray[np.uint8],
+    affine: NDArray[np.float64],
+    size: tuple[int, int],
+    rgb: bool,
+    *,
+    out: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """See `edgepose.kernels.reference.crop_pixels`."""
+    return _native.crop_pixels(image, affine, size, rgb, out)
 
 
 def soft_argmax(

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.backends.base import HEATMAPS, TAGS, channels_fit
+from edgepose.backends.base import HEATMAPS, TAGS, Batch, channels_fit
 from edgepose.errors import InvalidInputError, ModelFormatError
 from edgepose.kernels import Kernels
 from edgepose.kernels.pose_maps import MAX_PERSONS, MapPass, Peaks, PoseMaps
+from edgepose.pipeline.batches import BatchMaker
 from edgepose.pipeline.geometry import apply_affine, crop_affine
 from edgepose.pipeline.poses import Floats, Poses, StageTimes, lap
 from edgepose.spec import Grouping, ModelSpec
@@ -53,7 +54,7 @@ is. A picture of 16:9 at scale 2 of a 640 pixel model takes less than a fifth of
 MIN_SCALE, MAX_SCALE = 0.25, 4.0
 
 Outputs = Mapping[str, NDArray[Any]]
-Run = Callable[[Floats], Outputs]
+Run = Callable[[Any], Outputs]
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ class BottomUp:
     """The steps from pictures to all their persons. Reuses its buffers: one call at a time.
 
     Args:
-        run: the network: a normalised batch (n, 3, h, w) float32 to outputs by name, as
+        run: the network: a batch in the form of `ModelSpec.input_format` to outputs by name, as
             `Backend.run` gives them (see `split_outputs` for a network's own layout). The batch is
             overwritten after the call.
         spec: of a bottom-up model.
@@ -313,7 +314,8 @@ class BottomUp:
         self._refine = refine
         self._official = official
         self._max_persons = max_persons
-        self._buffers = [np.empty(0, np.float32), np.empty(0, np.float32)]
+        self._batches = BatchMaker(spec, kernels)
+        self._buffers: list[Batch] = [np.empty(0, self._batches.dtype), np.empty(0, self._batches.dtype)]
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> tuple[list[Poses], StageTimes]:
         """Estimate the poses of all persons of all pictures; pictures of one size share runs.
@@ -405,7 +407,7 @@ class BottomUp:
             clock = lap(times, "inference", clock)
             if self._flip_test:
                 mirrored = self._buffer(1, batch.shape)
-                np.copyto(mirrored, batch[..., ::-1])
+                self._batches.mirror(batch, mirrored)
                 clock = lap(times, "preprocess", clock)
                 runs.append((self._run(mirrored), True))
                 lap(times, "inference", clock)
@@ -428,26 +430,17 @@ class BottomUp:
         height, width = image.shape[:2]
         return input_region(height, width, self._spec.input_size[0], 1.0, self._scales[-1]).size
 
-    def _crop(self, images: Sequence[NDArray[np.uint8]], regions: Sequence[Region]) -> Floats:
-        spec = self._spec
+    def _crop(self, images: Sequence[NDArray[np.uint8]], regions: Sequence[Region]) -> Batch:
         size = regions[0].size
-        batch = self._buffer(0, (len(images), 3, *size))
+        batch = self._buffer(0, self._batches.shape(len(images), size))
         for index, (image, region) in enumerate(zip(images, regions, strict=True)):
-            self._kernels.crop_normalize(
-                image,
-                region.affine(),
-                size,
-                spec.mean,
-                spec.std,
-                spec.color == "rgb",
-                out=batch[index : index + 1],
-            )
+            self._batches.crop(image, region.affine(), size, batch[index : index + 1])
         return batch
 
-    def _buffer(self, index: int, shape: tuple[int, ...]) -> Floats:
+    def _buffer(self, index: int, shape: tuple[int, ...]) -> Batch:
         count = math.prod(shape)
         if len(self._buffers[index]) < count:
-            self._buffers[index] = np.empty(count, np.float32)
+            self._buffers[index] = np.empty(count, self._batches.dtype)
         return self._buffers[index][:count].reshape(shape)
 
 

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.backends import Backend
+from edgepose.backends.base import Batch
 from edgepose.errors import ModelFormatError
 from edgepose.kernels import Kernels
+from edgepose.pipeline.batches import BatchMaker
 from edgepose.pipeline.geometry import apply_affine, box_to_region, crop_affine, picture_box
 from edgepose.pipeline.poses import Floats, Poses, StageTimes, lap
 
@@ -75,7 +77,8 @@ class TopDown:
         self._spec = spec
         self._kernels = kernels
         self._flip_test = flip_test
-        self._crops = np.empty((0, 3, *spec.input_size), np.float32)
+        self._batches = BatchMaker(spec, kernels)
+        self._crops: Batch = np.empty(self._batches.shape(0, spec.input_size), self._batches.dtype)
         self._mirrored = self._crops
 
     def __call__(
@@ -114,34 +117,26 @@ class TopDown:
 
     def _crop(
         self, images: Sequence[NDArray[np.uint8]], owner: NDArray[np.intp], centers: Floats, extents: Floats
-    ) -> Floats:
+    ) -> Batch:
         spec = self._spec
         n = len(owner)
         if len(self._crops) < n:
-            self._crops = np.empty((n, 3, *spec.input_size), np.float32)
+            self._crops = np.empty(self._batches.shape(n, spec.input_size), self._batches.dtype)
             self._mirrored = np.empty_like(self._crops) if self._flip_test else self._crops[:0]
         affine = crop_affine(centers, extents, spec.input_size, spec.coordinates)
         for index in range(owner[0], owner[-1] + 1):
             first, last = np.searchsorted(owner, [index, index + 1])
             if first == last:  # a picture without persons
                 continue
-            self._kernels.crop_normalize(
-                images[index],
-                affine[first:last],
-                spec.input_size,
-                spec.mean,
-                spec.std,
-                spec.color == "rgb",
-                out=self._crops[first:last],
-            )
+            self._batches.crop(images[index], affine[first:last], spec.input_size, self._crops[first:last])
         return self._crops[:n]
 
-    def _heatmaps(self, crops: Floats) -> NDArray[Any]:
+    def _heatmaps(self, crops: Batch) -> NDArray[Any]:
         heatmaps = self._backend.run(crops)["heatmaps"]
         if not self._flip_test:
             return heatmaps
         mirrored = self._mirrored[: len(crops)]
-        np.copyto(mirrored, crops[..., ::-1])
+        self._batches.mirror(crops, mirrored)
         return self._kernels.flip_average(
             heatmaps,
             self._backend.run(mirrored)["heatmaps"],

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import color_model, color_spec, people_model
+from tiny_models import color_model, color_spec, people_model, pixel_model
 
 from edgepose import ModelFormatError, ModelNotFoundError
 from edgepose.backends.onnx_metadata import read_input_shape, read_spec
@@ -35,6 +35,9 @@ def test_the_shape_of_the_input_is_read(tmp_path: Path) -> None:
     assert read_input_shape(people_model(path, size=(160, 256))) == [None, 3, 160, 256]
     assert read_input_shape(color_model(path, batch=4)) == [4, 3, 64, 48]
     assert read_input_shape(color_model(path, input_name="images")) is None
+    assert read_input_shape(pixel_model(tmp_path / "b.onnx", people_model(path, size=(160, "w")))) == [
+        None, 160, None, 3
+    ]  # fmt: skip
     packaged = MODELS / "lpn50-lsp.onnx"
     assert read_input_shape(packaged) == [None, 3, *read_spec(packaged).input_size]
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import color_model, color_spec, people_model, people_spec
+from tiny_models import color_model, color_spec, people_model, people_spec, pixel_model
 
 from edgepose import Decoder, Grouping, ModelSpec
 from edgepose.cli import main
@@ -63,6 +63,17 @@ def test_what_the_file_fixes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "input        160 x 256 (height x width), bgr\nbatch        free\n" in capsys.readouterr().out
     assert main(["info", str(color_model(tmp_path / "b.onnx", batch=4))]) == 0
     assert "batch        4\n" in capsys.readouterr().out
+
+
+def test_networks_that_take_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    color = color_model(tmp_path / "a.onnx", color_spec(color="rgb"), batch=4)
+    assert main(["info", str(pixel_model(tmp_path / "b.onnx", color))]) == 0
+    output = capsys.readouterr().out
+    assert "input        64 x 48 (height x width), rgb, uint8 NHWC\nbatch        4\n" in output
+    for size, words in (((160, 256), "160 x 256 (height x width)"), (("h", "w"), "shorter side 128")):
+        people = people_model(tmp_path / "a.onnx", size=size)
+        assert main(["info", str(pixel_model(tmp_path / "b.onnx", people))]) == 0
+        assert f"input        {words}, bgr, uint8 NHWC\nbatch        free\n" in capsys.readouterr().out
 
 
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Maps of every kind that matters, and the comparison with the reference."""
+"""Maps and crops of every kind that matters, and the comparison with the reference."""
 
 from __future__ import annotations
 
@@ -74,3 +74,31 @@ def assert_same_soft(found: tuple, expected: tuple) -> None:
     to_edge = np.abs(np.abs(expected[0] - np.floor(expected[0]) - 0.5) - 2.0**-15)
     clear = ~(to_edge < 2e-5).any(axis=-1)
     np.testing.assert_array_equal(scores[clear], expected[1][clear])
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Noise, (height, width, 3) uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@st.composite
+def affines(draw: st.DrawFn, count: int) -> np.ndarray:
+    """Upright, mirrored, rotated and sheared maps, some of them far outside the image."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(["upright", "mirrored", "general", "quarter turn", "whole pixels", "wild"]))
+    scale = np.exp(rng.uniform(-2, 2, (count, 2)))
+    result = np.zeros((count, 2, 3))
+    result[:, 0, 0], result[:, 1, 1] = scale.T
+    result[:, :, 2] = rng.uniform(-40, 60, (count, 2))
+    if kind == "mirrored":
+        result[:, :, :2] *= rng.choice([-1, 1], (count, 2, 1))
+    elif kind == "general":
+        result[:, :, :2] = rng.uniform(-2, 2, (count, 2, 2))
+    elif kind == "quarter turn":
+        result[:, :, :2] = result[:, :, 1::-1] * rng.choice([-1, 1], (count, 2, 1))
+    elif kind == "whole pixels":
+        result[:, :, :2] = np.eye(2) * rng.choice([-1, 1, 2], (count, 1, 1))
+        result[:, :, 2] = np.round(result[:, :, 2])
+    elif kind == "wild":
+        result = rng.choice([0, 1e-12, 1, -1e9, 1e9, 0.5, 300], (count, 2, 3))
+    return result

@@ -25,6 +25,9 @@ CROP: dict[str, Any] = {
 }
 
 
+PIXELS = {name: CROP[name] for name in ("image", "affine", "size")} | {"rgb": True}
+
+
 def floats(*shape: int) -> np.ndarray:
     return np.full(shape, 7, np.float32)
 
@@ -127,6 +130,12 @@ def test_crop_arguments_are_checked(ops: Kernels) -> None:
     for name, values in bad.items():
         for value in values:
             refused(name, ops.crop_normalize, **{**CROP, name: value})
+    outs = [3, floats(2, 7, 5, 3), np.zeros((2, 7, 6, 3), np.uint8), np.zeros((2, 3, 7, 5), np.uint8)]
+    outs.append(np.zeros((2, 7, 3, 5), np.uint8).transpose(0, 1, 3, 2))
+    shared = {name: bad[name] for name in ("image", "affine", "size")}
+    for name, values in {**shared, "rgb": bad["swap_rb"], "out": outs}.items():
+        for value in values:
+            refused(name, ops.crop_pixels, **{**PIXELS, name: value})
 
 
 def test_map_options_are_checked(ops: Kernels) -> None:
@@ -152,6 +161,8 @@ def test_numpy_scalars_are_numbers(ops: Kernels) -> None:
         "fill": np.float32(0),
     }
     np.testing.assert_array_equal(ops.crop_normalize(**{**CROP, **options}), expected)
+    options = {"size": np.array([7, 5]), "rgb": np.True_}
+    np.testing.assert_array_equal(ops.crop_pixels(**{**PIXELS, **options}), ops.crop_pixels(**PIXELS))
     for found, same in zip(ops.soft_argmax(MAPS, np.float32(160)), ops.soft_argmax(MAPS, 160), strict=True):
         np.testing.assert_array_equal(found, same)
     np.testing.assert_array_equal(
@@ -177,6 +188,9 @@ def test_all_implementations_refuse_in_the_same_words(ops: Kernels) -> None:
         ("flip_average", "flip_pairs", (MAPS, MAPS, [(0, 9)], True)),
         ("flip_average", "flipped", (MAPS, MAPS[:1], [], True)),
         ("crop_normalize", "affine", (IMAGE, with_entry(np.nan), (2, 2), (0, 0, 0), (1, 1, 1), True)),
+        ("crop_pixels", "affine", (IMAGE, with_entry(np.nan), (2, 2), True)),
+        ("crop_pixels", "size", (IMAGE, AFFINE, (0, 5), True)),
+        ("crop_pixels", "rgb", (IMAGE, AFFINE, (2, 2), 1)),
         ("crop_normalize", "fill", (IMAGE, AFFINE, (2, 2), (0, 0, 0), (1, 1, 1), True, (1, 2))),
     ]
     for op, name, args in calls:
@@ -197,6 +211,9 @@ def test_results_go_into_out(ops: Kernels) -> None:
     crops = floats(2, 3, 7, 5)
     assert ops.crop_normalize(**CROP, out=crops) is crops
     np.testing.assert_array_equal(crops, ops.crop_normalize(**CROP))
+    pixels = np.zeros((2, 7, 5, 3), np.uint8)
+    assert ops.crop_pixels(**PIXELS, out=pixels) is pixels
+    np.testing.assert_array_equal(pixels, ops.crop_pixels(**PIXELS))
     coords = floats(2, 3, 2)
     assert ops.quarter_offset(MAPS, out[0], out=coords) is coords
     average = floats(*MAPS.shape)
@@ -253,6 +270,11 @@ def test_out_must_not_overlap_what_is_read(ops: Kernels) -> None:
     image = np.zeros((20, 30, 3), np.uint8)
     inside = image.reshape(-1)[: 4 * 3 * 4].view(np.float32).reshape(1, 3, 2, 2)
     refused("out", ops.crop_normalize, image, AFFINE[:1], (2, 2), (0, 0, 0), (1, 1, 1), True, 0, inside)
+    inside = image.reshape(-1)[:12].reshape(1, 2, 2, 3)
+    refused("out", ops.crop_pixels, image, AFFINE[:1], (2, 2), True, out=inside)
+    locked = np.zeros((1, 2, 2, 3), np.uint8)
+    locked.setflags(write=False)
+    refused("out", ops.crop_pixels, image, AFFINE[:1], (2, 2), True, out=locked)
 
 
 # --- layouts and emptiness --------------------------------------------------------------------
@@ -297,6 +319,7 @@ def test_empty_batches(ops: Kernels, shape: tuple[int, ...]) -> None:
     assert ops.flip_average(maps, maps, [], True).shape == shape
     crops = ops.crop_normalize(IMAGE, np.empty((0, 2, 3)), (4, 5), (0, 0, 0), (1, 1, 1), False)
     assert crops.shape == (0, 3, 4, 5)
+    assert ops.crop_pixels(IMAGE, np.empty((0, 2, 3)), (4, 5), False).shape == (0, 4, 5, 3)
 
 
 def test_results_are_float32_and_of_their_own(ops: Kernels) -> None:

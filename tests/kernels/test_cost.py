@@ -26,11 +26,13 @@ def test_nothing_of_the_results_size_is_allocated(compiled: Kernels) -> None:
     image = np.zeros((100, 100, 3), np.uint8)
     affine = np.tile(np.eye(2, 3), (4, 1, 1))
     crops, average = np.empty((4, 3, 256, 192), np.float32), np.empty_like(maps)
+    pixels = np.empty((4, 256, 192, 3), np.uint8)
     soft, peaks = compiled.soft_argmax(maps), compiled.argmax_offset(maps)
     calls = {
         "crop_normalize": lambda: compiled.crop_normalize(
             image, affine, (256, 192), (0, 0, 0), (1, 1, 1), True, 0, crops
         ),
+        "crop_pixels": lambda: compiled.crop_pixels(image, affine, (256, 192), True, out=pixels),
         "soft_argmax": lambda: compiled.soft_argmax(maps, 160.0, soft),
         "argmax_offset": lambda: compiled.argmax_offset(maps, "taylor", peaks),
         "quarter_offset": lambda: compiled.quarter_offset(maps, soft[0], soft[0]),

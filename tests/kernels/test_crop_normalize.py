@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import affines, picture
 
 from edgepose.kernels import Kernels, reference
 
@@ -15,35 +16,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = ((0.0, 0.0, 0.0), (1 / 255,) * 3)  # leaves grey levels as they are
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
 def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=4e-6)
-
-
-@st.composite
-def affines(draw: st.DrawFn, count: int) -> np.ndarray:
-    """Upright, mirrored, rotated and sheared maps, some of them far outside the image."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    kind = draw(st.sampled_from(["upright", "mirrored", "general", "quarter turn", "whole pixels", "wild"]))
-    scale = np.exp(rng.uniform(-2, 2, (count, 2)))
-    result = np.zeros((count, 2, 3))
-    result[:, 0, 0], result[:, 1, 1] = scale.T
-    result[:, :, 2] = rng.uniform(-40, 60, (count, 2))
-    if kind == "mirrored":
-        result[:, :, :2] *= rng.choice([-1, 1], (count, 2, 1))
-    elif kind == "general":
-        result[:, :, :2] = rng.uniform(-2, 2, (count, 2, 2))
-    elif kind == "quarter turn":
-        result[:, :, :2] = result[:, :, 1::-1] * rng.choice([-1, 1], (count, 2, 1))
-    elif kind == "whole pixels":
-        result[:, :, :2] = np.eye(2) * rng.choice([-1, 1, 2], (count, 1, 1))
-        result[:, :, 2] = np.round(result[:, :, 2])
-    elif kind == "wild":
-        result = rng.choice([0, 1e-12, 1, -1e9, 1e9, 0.5, 300], (count, 2, 3))
-    return result
 
 
 @settings(max_examples=120, deadline=None)

@@ -108,6 +108,7 @@ def test_module_functions_follow_use(name: str, restored: object) -> None:
     image, affine = np.full((4, 4, 3), 255, np.uint8), np.array([[[1.0, 0, 0], [0, 1, 0]]])
     crop = kernels.crop_normalize(image, affine, (4, 4), (0, 0, 0), (1, 1, 1), True)
     np.testing.assert_allclose(crop, 1, rtol=1e-6)
+    np.testing.assert_array_equal(kernels.crop_pixels(image, affine, (4, 4), True), image[None])
 
 
 def test_status_says_who_asked() -> None:

@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from edgepose.builder.graph import Graph
 from edgepose.builder.half import halve
 from edgepose.builder.passes import rewrite
+from edgepose.builder.passes.pixel_input import take_pixels
 from training.config import TrainConfig
 from training.export import export, model_spec
 from training.models import create
@@ -73,18 +75,25 @@ def test_the_built_network_computes_the_same(name: str, options: dict[str, Any],
         coordinates="legacy",
     )
     source = tmp_path / "source.onnx"
-    export(network, model_spec(config), source)
+    spec = model_spec(config)
+    export(network, spec, source)
     before = onnx.load(str(source))
     after, counts = rewrite(before)
     if not options and name in QUICK:
         assert counts == QUICK[name]
-    images = np.random.default_rng(0).standard_normal((2, 3, SIDE, SIDE)).astype(np.float32)
+    pixels = onnx.ModelProto.FromString(after.SerializeToString())
+    take_pixels(Graph(pixels), spec)
+    onnx.checker.check_model(pixels, full_check=True)
+    levels = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
+    normal = ((levels / 255 - spec.mean) / spec.std).transpose(0, 3, 1, 2)
+    images = np.ascontiguousarray(normal, np.float32)
     results = [
         onnxruntime.InferenceSession(
             model.SerializeToString(), providers=["CPUExecutionProvider"]
-        ).run(None, {"image": images})
-        for model in (before, after, halve(after))
+        ).run(None, {"image": batch})
+        for model, batch in ((before, images), (after, images), (pixels, levels), (halve(after), images))
     ]  # fmt: skip
-    for expected, found, half in zip(*results, strict=True):
+    for expected, found, of_bytes, half in zip(*results, strict=True):
         assert np.abs(found - expected).max() <= 1e-4 * expected.std()
+        assert np.abs(of_bytes - expected).max() <= 1e-4 * expected.std()
         assert 0 < np.abs(half - expected).max() <= 0.1 * expected.std()
