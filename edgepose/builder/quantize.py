@@ -31,9 +31,9 @@ METHODS = ("minmax", "entropy", "percentile")
 """How the range of an activation is taken from the calibration pictures."""
 ACTIVATIONS = ("uint8", "int8")
 KEPT_IN_FLOAT = {"BatchNormalization", "Gemm", "LayerNormalization", "Softmax"}
-"""Operators that are not quantised. The first normalises bytes, where these are the input, and needs more than
-8 bits; the others see few numbers, so that it gains no time, and attention spread over a map is what 8 bits harm
-most."""
+"""Operators that are not quantised. The first normalises bytes, where these are the input, and needs more
+than 8 bits; the others see few numbers, so that it gains no time, and attention spread over a map is what
+8 bits harm most."""
 LEAST_PICTURES = 8
 """Fewer say too little about the activations' ranges."""
 
