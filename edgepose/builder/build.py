@@ -20,6 +20,7 @@ from edgepose.builder.graph import Graph
 from edgepose.builder.half import halve
 from edgepose.builder.parity import TOLERANCES, Parity, compare, record_batches
 from edgepose.builder.passes import rewrite
+from edgepose.builder.passes.byte_stem import LEVELS, take_bytes_as_quantised
 from edgepose.builder.passes.pixel_input import take_pixels
 from edgepose.builder.quantize import Quantizer
 from edgepose.builder.search import quantize_within
@@ -164,14 +165,17 @@ def build(source: Path, output: Path, images: Images, options: Options | None = 
         )
     model, passes = rewrite(loaded.model)
     rounds = options.input == "uint8" and spec.input_format == "float32_nchw"
+    known: dict[str, tuple[float, float]] = {}
+    small = None  # what is quantised, where that is not the same
     if rounds:
+        small, known = _of_bytes(model, spec, options)
         take_pixels(Graph(model), spec)
         spec = replace(spec, input_format="uint8_nhwc")
     part = output.with_name(f"{output.name}.{uuid.uuid4().hex[:8]}.part.onnx")  # two builds may run at once
     times: dict[str, float] = {}
     try:
         rounding = _rounding(loaded, model, spec, part, images, options) if rounds else None
-        candidates = _candidates(loaded, model, spec, part, images, options)
+        candidates = _candidates(loaded, model, small, known, spec, part, images, options)
         if len(candidates) > 1:
             times = _times(candidates, spec, part, images[0], options.threads)
         best = min(candidates, key=lambda candidate: times.get(candidate.precision, 0))
@@ -240,8 +244,28 @@ def _rounding(
     return parity
 
 
+def _of_bytes(model: Any, spec: ModelSpec, options: Options) -> tuple[Any, dict[str, tuple[float, float]]]:
+    """A copy of the model whose first layer takes bytes as quantised values, and their range; else None."""
+    if (
+        options.precision not in ("int8", "auto")
+        or (options.activations or _natural_activations()) != "uint8"
+    ):
+        return None, {}
+    copied = type(model)()
+    copied.CopyFrom(model)
+    levels = take_bytes_as_quantised(Graph(copied), spec)
+    return (None, {}) if levels is None else (copied, {LEVELS: levels})
+
+
 def _candidates(
-    loaded: Source, model: Any, spec: ModelSpec, part: Path, images: Images, options: Options
+    loaded: Source,
+    model: Any,
+    small: Any,
+    known: dict[str, tuple[float, float]],
+    spec: ModelSpec,
+    part: Path,
+    images: Images,
+    options: Options,
 ) -> list[_Candidate]:
     """The models of the precisions that were asked for, each within its bounds."""
 
@@ -267,7 +291,7 @@ def _candidates(
         activations = options.activations or _natural_activations()
         _write(model, spec, part)
         batches = record_batches(part, options.calibration, options.threads)
-        quantizer = Quantizer(model, batches, activations)
+        quantizer = Quantizer(model if small is None else small, batches, activations, known)
         tolerance = replace(TOLERANCES["int8"], oks=1 - options.max_drop)
         try:
             best = quantize_within(

@@ -16,12 +16,15 @@ import contextlib
 import io
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgepose.backends.base import INPUT, Batch
 from edgepose.builder.graph import Graph
+from edgepose.builder.passes.byte_stem import join_bytes
 from edgepose.errors import BuildError, CalibrationError, InvalidInputError
 from edgepose.optional import first_line, require
 
@@ -47,13 +50,20 @@ class Quantizer:
         model: ``onnx.ModelProto`` in float, simplified; it stays as it is.
         batches: inputs of real pictures, one each, as the runtime makes them.
         activations: see above.
+        known: ranges, lowest and highest, that are not to be taken from the pictures, by activation.
 
     Raises:
         CalibrationError: there are too few pictures.
         BackendUnavailableError: onnx or onnxruntime is not installed.
     """
 
-    def __init__(self, model: Any, batches: Sequence[Batch], activations: str = "uint8") -> None:
+    def __init__(
+        self,
+        model: Any,
+        batches: Sequence[Batch],
+        activations: str = "uint8",
+        known: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
         if activations not in ACTIVATIONS:
             raise InvalidInputError(f"unknown activations; found {activations!r}; give one of {ACTIVATIONS}")
         if len(batches) < LEAST_PICTURES:
@@ -66,6 +76,7 @@ class Quantizer:
         self._model = model
         self._batches = batches
         self._activations = activations
+        self._known = dict(known or {})
         self._ranges: dict[str, Any] = {}
         self.heads = Graph(self._copy()).output_layers()
 
@@ -113,6 +124,7 @@ class Quantizer:
             )
             quantizer.quantize_model()
             quantizer.model.topological_sort()
+            join_bytes(Graph(quantizer.model.model))
             return quantizer.model.model
         except Exception as error:  # its errors have no common base
             raise BuildError(
@@ -128,7 +140,7 @@ class Quantizer:
                 f"unknown calibration; found {method!r}; give one of {', '.join(METHODS)}"
             )
         if method not in self._ranges:
-            from onnxruntime.quantization.calibrate import create_calibrator
+            from onnxruntime.quantization.calibrate import TensorData, create_calibrator
 
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model.onnx"
@@ -143,7 +155,10 @@ class Quantizer:
                     with contextlib.redirect_stdout(io.StringIO()):  # it tells of each step
                         for batch in self._batches:  # of any size each, and no more in memory than one's maps
                             calibrator.collect_data(_Reader(batch))
-                        self._ranges[method] = calibrator.compute_data()
+                        ranges = calibrator.compute_data()
+                    for name, (lowest, highest) in self._known.items():
+                        ranges.data[name] = TensorData(lowest=np.float32(lowest), highest=np.float32(highest))
+                    self._ranges[method] = ranges
                 except Exception as error:  # its errors have no common base
                     raise CalibrationError(
                         f"cannot calibrate by {method}; onnxruntime says: {first_line(error)}; give other "

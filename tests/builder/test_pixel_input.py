@@ -164,7 +164,7 @@ def test_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo = cv2.imread(str(command.SAMPLE))
     views = [np.ascontiguousarray(photo[16 * i :, 8 * i :]) for i in range(10)]
     output = tmp_path / "small.onnx"
-    options = Options("int8", calibration=views[:8], max_drop=0.5, input="uint8")
+    options = Options("int8", views[:8], activations="int8", max_drop=0.5, input="uint8")
     report = build(resolve_model(None), output, views[8:], options)
     spec = read_model_spec(output)
     assert (spec.precision, spec.input_format) == ("int8", "uint8_nhwc")
