@@ -1,66 +1,78 @@
 """Time what ``edgepose build`` makes: ``python benchmarks/build.py``.
 
-LPN-50 at 256x192, HigherLPN-50 and HRNet-w32, with random weights, as they are exported, after each
-rewriting alone, built in fp32, and built in int8; also OpenVINO on the exported file, where it is installed.
-Times are those of the network alone; the contestants take turns, figures are medians. The ranges of int8 come
-from noise, which serves for times, not for accuracy.
+LPN-50 at 256x192, SimpleBaseline-50, HigherLPN-50 and HRNet-w32, with random weights: as they are exported,
+after each rewriting alone, built in fp32 and in int8, on ONNX Runtime and, where installed, on OpenVINO.
+Times are those of the network alone. Every contestant has a process of its own, as it would have in an
+application; they take turns, figures are medians. The ranges of int8 come from noise, which serves for
+times, not for accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import machine
 import numpy as np
 
-from edgepose.backends import open_backend
+from edgepose.backends import open_backend, read_model_spec
 from edgepose.builder.graph import Graph
 from edgepose.builder.passes import PASSES, rewrite
+from edgepose.builder.passes.byte_stem import LEVELS, take_bytes_as_quantised
 from edgepose.builder.passes.simplify import simplify
 from edgepose.builder.quantize import Quantizer
 from edgepose.builder.source import load_source
+from edgepose.spec import METADATA_KEY
 
 NETWORKS = {
     "LPN-50, 256x192": ("lpn50", "topdown", (256, 192)),
+    "SimpleBaseline-50, 256x192": ("simplebaseline50", "topdown", (256, 192)),
     "HigherLPN-50, 256x256": ("higherlpn50", "bottomup", (256, 256)),
     "HRNet-w32, 256x192": ("hrnet_w32", "topdown", (256, 192)),
 }
 CONDITIONS = [(threads, batch) for threads in (1, 2) for batch in (1, 8)]
+RUNS = 5
+"""Of a contestant in its turn; the first is not counted, as another one had the caches."""
+AS_IT_COMES = "openvino as it comes"
+
+
+class Contestant(NamedTuple):
+    """A file and what runs it."""
+
+    name: str
+    runtime: str
+    file: Path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=21, help="how often each contestant is timed")
-    parser.add_argument("--open", metavar="FILE", help="print the time and memory that opening a file takes")
+    parser.add_argument("--rounds", type=int, default=6, help="turns of each contestant")
+    parser.add_argument("--only", metavar="NAME", help="one network, such as lpn50")
+    parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.open:
-        print(*opening(Path(arguments.open)))
+    if arguments.serve:
+        runtime, file, threads, batch = arguments.serve
+        serve(runtime, Path(file), int(threads), int(batch))
         return
-    print(f"{machine.describe()} n = {arguments.rounds}; milliseconds.")
+    print(f"{machine.describe()} {arguments.rounds} turns of {RUNS - 1} runs; milliseconds a run.")
     for title, (name, task, size) in NETWORKS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            files = make(Path(folder), name, task, size)
-            print(f"\n**{title}**\n")
-            heads = ["threads, batch", *files] + ["OpenVINO, exported"] * has_openvino()
-            rows = [row(files, size, *condition, arguments.rounds) for condition in CONDITIONS]
-            print(machine.table(heads, rows))
-            print()
-            facts = [
-                [kind, f"{path.stat().st_size / 1e6:.1f}", *opened(path)] for kind, path in files.items()
-            ]
-            print(machine.table(["", "file, MB", "opening, ms", "growth of the process, MB"], facts))
+        if arguments.only in (None, name):
+            with tempfile.TemporaryDirectory() as folder:
+                print(f"\n**{title}**\n")
+                print(table(contestants(Path(folder), name, task, size), arguments.rounds))
 
 
-def make(folder: Path, name: str, task: str, size: tuple[int, int]) -> dict[str, Path]:
-    """The contestants' files by name."""
+def contestants(folder: Path, name: str, task: str, size: tuple[int, int]) -> list[Contestant]:
+    """The contestants' files."""
     import onnx
     import torch
 
@@ -75,83 +87,159 @@ def make(folder: Path, name: str, task: str, size: tuple[int, int]) -> dict[str,
     )
     export(create(name, joints=17).eval(), model_spec(config), exported)
     source = load_source(exported)
-    files = {"exported": exported}
+    found = [Contestant("exported", "onnxruntime", exported)]
 
-    def add(kind: str, model: Any) -> None:
-        files[kind] = folder / f"{len(files)}.onnx"
-        onnx.save(model, str(files[kind]))
+    def add(kind: str, model: Any, runtime: str = "onnxruntime", spec: Any = source.spec) -> Path:
+        file = folder / f"{len(found)}.onnx"
+        onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+        onnx.save(model, str(file))
+        found.append(Contestant(kind, runtime, file))
+        return file
 
-    add("simplified", simplify(source.model))
+    simplified = simplify(source.model)
+    add("simplified", simplified)
     for kind, apply in PASSES.items():
         model = simplify(source.model)
         if apply(Graph(model)):
-            add(kind.replace("_", " "), model)
+            add(f"simplified, {kind.replace('_', ' ')}", model)
     built, _ = rewrite(source.model)
-    add("built, fp32", built)
+    fp32 = add("**built, fp32**", built)
     rng = np.random.default_rng(0)
     batches = [rng.standard_normal((1, 3, *size)).astype(np.float32) for _ in range(8)]
-    add("exported, int8", Quantizer(simplify(source.model), batches).quantize())
-    add("built, int8", Quantizer(built, batches).quantize())
-    return files
+    plain = add("exported, int8 by ONNX Runtime's `quantize_static`", plain_int8(exported, batches))
+    add("**built, int8**", Quantizer(built, batches).quantize())
+    small = type(built)()
+    small.CopyFrom(built)
+    levels = take_bytes_as_quantised(Graph(small), source.spec)
+    if levels is not None:
+        pictures = [rng.integers(0, 256, (1, *size, 3)).astype(np.uint8) for _ in range(8)]
+        quantized = Quantizer(small, pictures, "uint8", {LEVELS: levels}).quantize()
+        add("**built, int8, input uint8**", quantized, spec=replace(source.spec, input_format="uint8_nhwc"))
+    if importlib.util.find_spec("openvino"):
+        found += [
+            Contestant("exported, OpenVINO as it comes", AS_IT_COMES, exported),
+            Contestant("exported, OpenVINO in float32", "openvino", exported),
+            Contestant("built, fp32, OpenVINO in float32", "openvino", fp32),
+            Contestant("exported, int8 by `quantize_static`, OpenVINO", "openvino", plain),
+            Contestant("the same, OpenVINO as it comes", AS_IT_COMES, plain),
+        ]
+        add("built, int8 (signed), OpenVINO", Quantizer(built, batches, "int8").quantize(), "openvino")
+    return found
 
 
-def row(files: dict[str, Path], size: tuple[int, int], threads: int, batch: int, rounds: int) -> list[str]:
-    images = np.random.default_rng(1).standard_normal((batch, 3, *size)).astype(np.float32)
-    backends = {kind: open_backend(path, threads=threads) for kind, path in files.items()}
-    runs: dict[str, Callable[[], Any]] = {
-        kind: (lambda backend=backend: backend.run(images)) for kind, backend in backends.items()
-    }
-    if has_openvino():
-        runs["openvino"] = openvino(files["exported"], images, threads)
-    times: dict[str, list[float]] = {kind: [] for kind in runs}
-    for round_ in range(rounds + 2):
-        for kind, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if round_ >= 2:
-                times[kind].append(1e3 * (time.perf_counter() - start))
-    for backend in backends.values():
-        backend.close()
-    return [f"{threads}, {batch}", *(f"{statistics.median(values):.2f}" for values in times.values())]
+def plain_int8(exported: Path, batches: list[np.ndarray]) -> Any:
+    """What ONNX Runtime's own tool makes of the exported file, with per-channel weights."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = iter(batches)
+
+        def get_next(self) -> Any:
+            batch = next(self.left, None)
+            return None if batch is None else {"image": batch}
+
+    prepared, output = exported.with_name("prepared.onnx"), exported.with_name("plain.onnx")
+    quant_pre_process(str(exported), str(prepared), skip_symbolic_shape=True)
+    quantize_static(str(prepared), str(output), Reader(), per_channel=True)
+    return onnx.load(str(output))
 
 
-def has_openvino() -> bool:
+def table(found: list[Contestant], rounds: int) -> str:
+    """One row a contestant: its times, and what its file costs."""
+    columns: list[list[str]] = []
+    for threads, batch in CONDITIONS:
+        columns.append([f"{value:.2f}" for value in times(found, threads, batch, rounds)])
+    heads = ["", *(f"{threads} thr., batch {batch}" for threads, batch in CONDITIONS)]
+    heads += ["file, MB", "opening, ms", "memory, MB"]
+    rows = []
+    for index, one in enumerate(found):
+        facts = [f"{one.file.stat().st_size / 1e6:.1f}", *opened(one)]
+        rows.append([one.name, *(column[index] for column in columns), *facts])
+    return machine.table(heads, rows)
+
+
+def times(found: list[Contestant], threads: int, batch: int, rounds: int) -> list[float]:
+    """Median milliseconds of each, taken in turns."""
+    servers = [start(one, threads, batch) for one in found]
     try:
-        import openvino  # noqa: F401
-    except ImportError:
-        return False
-    return True
+        for server in servers:
+            answer(server)  # it is open and has run
+        taken: list[list[float]] = [[] for _ in found]
+        for _ in range(rounds):
+            for server, values in zip(servers, taken, strict=True):
+                server.stdin.write("go\n")
+                server.stdin.flush()
+                values += [float(word) for word in answer(server).split()]
+        return [statistics.median(values) for values in taken]
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
 
 
-def openvino(path: Path, images: np.ndarray, threads: int) -> Callable[[], Any]:
-    import openvino
-
-    core = openvino.Core()
-    model = core.read_model(str(path))
-    model.reshape(list(images.shape))
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
-    return lambda: request.infer([images], share_inputs=True)
+def start(one: Contestant, threads: int, batch: int) -> Any:
+    command = [sys.executable, __file__, "--serve", one.runtime, str(one.file), str(threads), str(batch)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def opening(path: Path) -> tuple[float, float]:
-    """Milliseconds to open a file and run it once, and growth of the process's memory in MB."""
-    import onnxruntime  # noqa: F401
+def answer(server: Any) -> str:
+    line: str = server.stdout.readline()
+    if not line:
+        raise RuntimeError(f"a contestant failed: {server.args}")
+    return line
 
+
+def serve(runtime: str, file: Path, threads: int, batch: int) -> None:
+    """Open a file, tell what that took, and run it as often as asked for."""
     before = machine.resident_peak()
-    start = time.perf_counter()
-    backend = open_backend(path, threads=1)
-    height, width = backend.input_size or backend.spec.input_size
-    backend.run(np.zeros((1, 3, height, width), np.float32))
-    elapsed = 1e3 * (time.perf_counter() - start)
-    return elapsed, (machine.resident_peak() - before) / 1e6
+    began = time.perf_counter()
+    run = opening(runtime, file, threads, batch)
+    run()
+    elapsed = 1e3 * (time.perf_counter() - began)
+    print(f"{elapsed:.0f} {(machine.resident_peak() - before) / 1e6:.0f}", flush=True)
+    for _ in sys.stdin:
+        taken = []
+        for _ in range(RUNS):
+            began = time.perf_counter()
+            run()
+            taken.append(1e3 * (time.perf_counter() - began))
+        print(*taken[1:], flush=True)
 
 
-def opened(path: Path) -> list[str]:
-    """`opening` in a process of its own."""
-    command = [sys.executable, __file__, "--open", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [f"{float(word):.0f}" for word in done.stdout.split()]
+def opening(runtime: str, file: Path, threads: int, batch: int) -> Callable[[], Any]:
+    """A function that runs the network once."""
+    spec = read_model_spec(file)
+    rng = np.random.default_rng(1)
+    if spec.input_format == "uint8_nhwc":
+        images: Any = rng.integers(0, 256, (batch, *spec.input_size, 3)).astype(np.uint8)
+    else:
+        images = rng.standard_normal((batch, 3, *spec.input_size)).astype(np.float32)
+    if runtime == AS_IT_COMES:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(str(file))
+        model.reshape(list(images.shape))
+        settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
+        return lambda: request.infer([images], share_inputs=True)
+    backend = open_backend(file, runtime=runtime, threads=threads)
+    backend.run(images)
+    backend.run(images)  # OpenVINO's backend compiles a shape that comes again
+    return lambda: backend.run(images)
+
+
+def opened(one: Contestant) -> list[str]:
+    """Milliseconds to open a file and run it, and growth of the process's memory in MB."""
+    server = start(one, 1, 1)
+    try:
+        return answer(server).split()
+    finally:
+        server.kill()
+        server.wait()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 from pathlib import Path
 
 from edgepose.backends.base import Backend, check_device
@@ -37,18 +38,22 @@ def open_backend(
         InvalidInputError: there is no such runtime, or no device of such a name.
     """
     _check_suffix(path)
-    name, reason = choose_runtime(runtime, device)
+    name, reason = choose_runtime(runtime, device, read_spec(path) if runtime == "auto" else None)
     if name == "openvino":
         return OpenVinoBackend(path, device=device, threads=threads, reason=reason)
     return OnnxRuntimeBackend(path, device=device, threads=threads, reason=reason)
 
 
-def choose_runtime(runtime: str = "auto", device: str = "auto") -> tuple[str, str]:
+def choose_runtime(
+    runtime: str = "auto", device: str = "auto", spec: ModelSpec | None = None
+) -> tuple[str, str]:
     """The runtime that serves, and why.
 
     Args:
-        runtime: ``"auto"`` takes ONNX Runtime where it is installed, else OpenVINO where that is.
+        runtime: ``"auto"`` takes ONNX Runtime where it is installed, else OpenVINO where that is; for signed
+            int8, on x86 without CUDA, OpenVINO first, which runs it several times as fast.
         device: OpenVINO serves the CPU alone, so that a CUDA device leaves ONNX Runtime.
+        spec: of the model.
 
     Returns:
         ``"onnxruntime"`` or ``"openvino"``; and the reason, as in `Backend.describe`.
@@ -70,6 +75,8 @@ def choose_runtime(runtime: str = "auto", device: str = "auto") -> tuple[str, st
     except BackendUnavailableError as error:
         found = error.__cause__
     else:
+        if spec is not None and _is_faster_in_openvino(spec, device):
+            return "openvino", f"openvino is installed and runs signed int8 faster{asked}"
         return "onnxruntime", f"onnxruntime is installed{asked}"
     try:
         import_openvino()
@@ -82,6 +89,22 @@ def choose_runtime(runtime: str = "auto", device: str = "auto") -> tuple[str, st
         return "openvino", f"onnxruntime is not installed{asked}"
     _log.warning("openvino serves, as onnxruntime does not load: %s", found)
     return "openvino", f"onnxruntime does not load{asked}"
+
+
+def _is_faster_in_openvino(spec: ModelSpec, device: str) -> bool:
+    """Whether a model is quantised to signed int8, the device is an x86 CPU, and OpenVINO is there."""
+    built = spec.provenance.get("built")
+    quantization = built.get("quantization") if isinstance(built, dict) else None
+    signed = isinstance(quantization, dict) and quantization.get("activations") == "int8"
+    if spec.precision != "int8" or not signed or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    if device == "auto" and "CUDAExecutionProvider" in import_onnxruntime().get_available_providers():
+        return False
+    try:
+        import_openvino()
+    except BackendUnavailableError:
+        return False
+    return True
 
 
 def _asked(before: str, device: str, after: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import statistics
 import time
@@ -38,8 +39,10 @@ PROBES = 8
 """Pictures that the search for sensitive layers looks at."""
 ROUNDING = 1e-2
 """`Parity.heatmap_rms` that whole grey levels may cause; as much as half precision may."""
-ROUNDS = 15
-"""Runs that a candidate is timed by."""
+ROUNDS, RUNS = 5, 4
+"""Turns of each candidate when they are timed, and runs in a turn."""
+PAUSE = 0.02
+"""Seconds before a turn, in which the threads of the one before come to rest."""
 
 Images = Sequence[NDArray[np.uint8]]
 
@@ -50,9 +53,10 @@ class Options:
 
     Attributes:
         precision: ``"fp32"``; ``"fp16"``, for GPUs; ``"int8"``; or ``"auto"``: fp32 and int8, of which
-            the faster one on this machine is kept, int8 only within `max_drop`.
+            the fastest one on this machine is kept, int8 only within `max_drop`.
         calibration: BGR uint8 (H, W, 3) pictures of people by which int8 is calibrated, some hundred.
-        activations: of int8, see `edgepose.builder.quantize`; None: as this machine runs them best.
+        activations: of int8, see `edgepose.builder.quantize`; None: as ONNX Runtime runs them best on this
+            machine; with `auto`, where OpenVINO is installed on x86, both.
         max_drop: of int8: by how much the mean object keypoint similarity to the source may fall below 1.
         threads: CPU threads of verification and timing; None: all that this process may use.
         input: ``"float32"``, or ``"uint8"``: the network takes the pictures' own values and normalises them
@@ -79,7 +83,8 @@ class Report:
         parity: of the output against the source, as measured on the pictures; where the output takes uint8
             and the source float32, on the same whole grey levels.
         bytes: size of source and output.
-        milliseconds: by precision, median time of the network on one picture, where `auto` had to choose.
+        milliseconds: median time of the network on one picture by precision and, of int8, activations,
+            where `auto` had to choose.
         seconds: how long the build took.
         input: form of the output's input.
         rounding: where that is uint8 and the source's float32: what the whole grey levels alone change, from
@@ -121,6 +126,13 @@ class _Candidate:
     model: Any
     parity: Parity
     quantization: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The precision and, of int8, its activations."""
+        if self.quantization:
+            return f"{self.precision}, {self.quantization['activations']} activations"
+        return self.precision
 
 
 def build(source: Path, output: Path, images: Images, options: Options | None = None) -> Report:
@@ -178,7 +190,7 @@ def build(source: Path, output: Path, images: Images, options: Options | None = 
         candidates = _candidates(loaded, model, small, known, spec, part, images, options)
         if len(candidates) > 1:
             times = _times(candidates, spec, part, images[0], options.threads)
-        best = min(candidates, key=lambda candidate: times.get(candidate.precision, 0))
+        best = min(candidates, key=lambda candidate: times.get(candidate.label, 0))
         built = {"passes": passes, "input": options.input, "with": _versions(best.precision)}
         if best.quantization:
             built["quantization"] = best.quantization
@@ -246,10 +258,7 @@ def _rounding(
 
 def _of_bytes(model: Any, spec: ModelSpec, options: Options) -> tuple[Any, dict[str, tuple[float, float]]]:
     """A copy of the model whose first layer takes bytes as quantised values, and their range; else None."""
-    if (
-        options.precision not in ("int8", "auto")
-        or (options.activations or _natural_activations()) != "uint8"
-    ):
+    if options.precision not in ("int8", "auto") or "uint8" not in _activations(options):
         return None, {}
     copied = type(model)()
     copied.CopyFrom(model)
@@ -287,12 +296,16 @@ def _candidates(
         parity = measure(candidate)
         TOLERANCES[precision].check(parity, loaded.spec.name)
         found.append(_Candidate(precision, candidate, parity))
-    if options.precision in ("int8", "auto"):
-        activations = options.activations or _natural_activations()
-        _write(model, spec, part)
-        batches = record_batches(part, options.calibration, options.threads)
-        quantizer = Quantizer(model if small is None else small, batches, activations, known)
-        tolerance = replace(TOLERANCES["int8"], oks=1 - options.max_drop)
+    if options.precision not in ("int8", "auto"):
+        return found
+    _write(model, spec, part)
+    batches = record_batches(part, options.calibration, options.threads)
+    tolerance = replace(TOLERANCES["int8"], oks=1 - options.max_drop)
+    for activations in _activations(options):
+        if small is not None and activations == "uint8":
+            quantizer = Quantizer(small, batches, activations, known)
+        else:
+            quantizer = Quantizer(model, batches, activations)
         try:
             best = quantize_within(
                 quantizer,
@@ -304,7 +317,7 @@ def _candidates(
         except ParityError:
             if not found:
                 raise
-            return found  # auto: what keeps its bounds
+            continue  # auto: what keeps its bounds
         notes: dict[str, Any] = {
             "activations": activations,
             "pictures": len(batches),
@@ -318,9 +331,14 @@ def _candidates(
     return found
 
 
-def _natural_activations() -> str:
-    """What ONNX Runtime executes fastest on this processor."""
-    return "uint8" if platform.machine().lower() in ("x86_64", "amd64") else "int8"
+def _activations(options: Options) -> list[str]:
+    """The kinds of int8 to build: what was asked for, or what may run fastest here."""
+    if options.activations:
+        return [options.activations]
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    if options.precision == "auto" and x86 and importlib.util.find_spec("openvino"):
+        return ["uint8", "int8"]  # for ONNX Runtime, and for OpenVINO
+    return ["uint8" if x86 else "int8"]
 
 
 def _times(
@@ -334,15 +352,23 @@ def _times(
     backends = {}
     try:
         for candidate in candidates:
-            _write(candidate.model, replace(spec, precision=candidate.precision), part)
-            backends[candidate.precision] = open_backend(part, threads=threads)
+            built = {"quantization": candidate.quantization}  # by which a runtime is chosen
+            _write(
+                candidate.model,
+                replace(spec, precision=candidate.precision, provenance={"built": built}),
+                part,
+            )
+            backends[candidate.label] = open_backend(part, threads=threads)
         (batch,) = record_batches(part, [image], threads)
         times: dict[str, list[float]] = {name: [] for name in backends}
         for _ in range(ROUNDS):
             for name, backend in backends.items():
-                start = time.perf_counter()
-                backend.run(batch)
-                times[name].append(1e3 * (time.perf_counter() - start))
+                time.sleep(PAUSE)
+                for run in range(RUNS + 1):
+                    start = time.perf_counter()
+                    backend.run(batch)
+                    if run:  # before the first, another one had the caches
+                        times[name].append(1e3 * (time.perf_counter() - start))
         return {name: statistics.median(values) for name, values in times.items()}
     finally:
         for backend in backends.values():

@@ -56,7 +56,8 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--activations",
         choices=("uint8", "int8"),
-        help="of int8: uint8 runs fast in ONNX Runtime on x86, TensorRT takes int8 (default: by machine)",
+        help="of int8: uint8 runs fast in ONNX Runtime on x86, int8 in OpenVINO, and TensorRT takes that "
+        "alone (default: by machine)",
     )
     parser.add_argument(
         "--max-drop",

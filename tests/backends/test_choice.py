@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import color_model
+from tiny_models import color_model, color_spec
 
 from edgepose import BackendUnavailableError, InvalidInputError
-from edgepose.backends import choose_runtime, open_backend
+from edgepose.backends import choose_runtime, open_backend, read_model_spec
 from edgepose.backends.onnxruntime import OnnxRuntimeBackend, import_onnxruntime
 from edgepose.backends.openvino import OpenVinoBackend, import_openvino
 
@@ -118,3 +118,31 @@ def test_cuda_is_never_openvinos(model: Path, without: Any) -> None:
 def test_unknown_runtimes(model: Path, runtime: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"unknown runtime .*'auto', 'onnxruntime', 'openvino'"):
         open_backend(model, runtime=runtime)
+
+
+def test_signed_int8_runs_in_openvino_on_x86(
+    tmp_path: Path, without: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = {"quantization": {"activations": "int8"}}
+    spec = color_spec(precision="int8", provenance={"built": built})
+    signed = color_model(tmp_path / "signed.onnx", spec)
+    built["quantization"]["activations"] = "uint8"
+    unsigned = color_spec(precision="int8", provenance={"built": built})
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    backend = open_backend(signed)
+    assert backend.name == "openvino"
+    assert backend.describe()["reason"] == "openvino is installed and runs signed int8 faster"
+    backend.close()
+    assert choose_runtime(spec=unsigned)[0] == "onnxruntime"
+    assert choose_runtime("onnxruntime", spec=spec)[0] == "onnxruntime"
+    assert choose_runtime(device="cuda", spec=spec)[0] == "onnxruntime"
+    spec = read_model_spec(signed)
+    assert choose_runtime(spec=spec)[0] == "openvino"
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert choose_runtime(spec=spec)[0] == "onnxruntime"
+    monkeypatch.setattr("platform.machine", lambda: "AMD64")
+    monkeypatch.setattr(import_onnxruntime(), "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert choose_runtime(spec=spec)[0] == "onnxruntime"
+    assert choose_runtime(device="cpu", spec=spec)[0] == "openvino"
+    without("openvino")
+    assert choose_runtime(device="cpu", spec=spec)[0] == "onnxruntime"

@@ -1,10 +1,10 @@
 """The first convolution of a quantised network on the picture's own bytes.
 
-A byte is a quantised value already: a grey level less a mean one, in steps of one level. So where the network
-takes bytes (`pixel_input`) and its first layer is a convolution of stride 2, as in most networks of
-this project, the normalisation goes into its weights and bias, and nothing has to be computed before it. Two by
-two pixels stand side by side as channels there, so that the convolution has stride 1 and runs along 12
-channels in place of 3, which runtimes do in little more than half the time.
+A byte is a quantised value already: a grey level less a mean one, in steps of one level. So where the
+network takes bytes (`pixel_input`) and its first layer is a convolution of stride 2, as in most networks of
+this project, the normalisation goes into its weights and bias, and nothing has to be computed before it.
+Two by two pixels stand side by side as channels there, so that the convolution has stride 1 and runs along
+12 channels in place of 3, which runtimes do in little more than half the time.
 
 It is exact but for the frame around the picture, which then is grey in place of the mean colour.
 """
