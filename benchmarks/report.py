@@ -33,7 +33,7 @@ SECTIONS = (
     (
         "Built models",
         "build.py",
-        "What `edgepose build` makes of a network, on ONNX Runtime: each rewriting alone, and all together.",
+        "What `edgepose build` makes of a network: each rewriting alone, and all together.",
     ),
     (
         "Start-up",

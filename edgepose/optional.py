@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 from edgepose.errors import BackendUnavailableError
@@ -21,6 +22,9 @@ def require(module: str, purpose: str, install: str) -> Any:
     Raises:
         BackendUnavailableError: it is not installed or does not load; the message says what to install.
     """
+    if module.partition(".")[0] == "onnxruntime":
+        # From 1.29 on it reports sessions, with names and hashes of models, to its makers unless told not to.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module(module)
     except Exception as error:  # a broken binary can raise anything

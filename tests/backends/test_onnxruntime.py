@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +78,15 @@ def test_cuda_without_the_gpu_package_raises(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(BackendUnavailableError, match="onnxruntime-gpu"):
         OnnxRuntimeBackend(color_model(tmp_path / "a.onnx"), device="cuda")
+
+
+def test_nothing_is_reported_home(tmp_path: Path) -> None:
+    """ONNX Runtime from 1.29 on writes an identity to the home directory, and events to send, if left alone."""
+    home = tmp_path / "home"
+    home.mkdir()
+    code = "import edgepose; edgepose.Estimator().close()"
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    environment = {**kept, "HOME": str(home), "TMPDIR": str(home)}  # without CI, which silences it too
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=root)
+    assert [file for file in home.rglob("*") if file.is_file() and "numba" not in str(file)] == []
