@@ -81,7 +81,7 @@ def test_cuda_without_the_gpu_package_raises(tmp_path: Path, monkeypatch: pytest
 
 
 def test_nothing_is_reported_home(tmp_path: Path) -> None:
-    """ONNX Runtime from 1.29 on writes an identity to the home directory, and events to send, if left alone."""
+    """ONNX Runtime from 1.29 on would write an identity to the home directory, and events to send."""
     home = tmp_path / "home"
     home.mkdir()
     code = "import edgepose; edgepose.Estimator().close()"
