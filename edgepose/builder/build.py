@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import edgepose
 from edgepose.backends import open_backend
+from edgepose.backends.base import INPUT
 from edgepose.builder.graph import Graph
 from edgepose.builder.half import halve
 from edgepose.builder.parity import TOLERANCES, Parity, compare, record_batches
@@ -35,6 +36,8 @@ __all__ = ["INPUTS", "PRECISIONS", "Options", "Report", "build"]
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS = ("fp32", "fp16", "int8", "auto")
 INPUTS = ("float32", "uint8")
+SIZE_STEP = 32
+"""Networks halve their input up to five times."""
 PROBES = 8
 """Pictures that the search for sensitive layers looks at."""
 ROUNDING = 1e-2
@@ -61,6 +64,8 @@ class Options:
         threads: CPU threads of verification and timing; None: all that this process may use.
         input: ``"float32"``, or ``"uint8"``: the network takes the pictures' own values and normalises them
             itself, see `ModelSpec.input_format`.
+        size: of a bottom-up model: fix the input's height and width, multiples of `SIZE_STEP`; None: as in
+            the source, mostly free. Pictures are then fitted into it.
     """
 
     precision: str = "fp32"
@@ -69,6 +74,7 @@ class Options:
     max_drop: float = 0.03
     threads: int | None = None
     input: str = "float32"
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ def build(source: Path, output: Path, images: Images, options: Options | None = 
             f"cannot build from {source} with input float32; found a file that takes uint8; build it with "
             "input uint8, or give the one that it was made from"
         )
-    model, passes = rewrite(loaded.model)
+    model, passes = rewrite(_of_size(loaded.model, spec, options.size))
     rounds = options.input == "uint8" and spec.input_format == "float32_nchw"
     known: dict[str, tuple[float, float]] = {}
     small = None  # what is quantised, where that is not the same
@@ -191,7 +197,9 @@ def build(source: Path, output: Path, images: Images, options: Options | None = 
         if len(candidates) > 1:
             times = _times(candidates, spec, part, images[0], options.threads)
         best = min(candidates, key=lambda candidate: times.get(candidate.label, 0))
-        built = {"passes": passes, "input": options.input, "with": _versions(best.precision)}
+        built: dict[str, Any] = {"passes": passes, "input": options.input, "with": _versions(best.precision)}
+        if options.size:
+            built["size"] = list(options.size)
         if best.quantization:
             built["quantization"] = best.quantization
         parity = {**spec.parity, "built": best.parity.to_dict()}
@@ -219,6 +227,11 @@ def _check(source: Path, output: Path, images: Images, options: Options) -> None
         )
     if options.input not in INPUTS:
         raise InvalidInputError(f"unknown input; found {options.input!r}; give one of {', '.join(INPUTS)}")
+    if options.size and any(side < SIZE_STEP or side % SIZE_STEP for side in options.size):
+        raise InvalidInputError(
+            f"size is not usable; found {options.size[0]}x{options.size[1]}; give height and width as "
+            f"multiples of {SIZE_STEP}"
+        )
     if not 0 <= options.max_drop <= 1:
         raise InvalidInputError(
             f"max_drop is not usable; found {options.max_drop}; give a number from 0 to 1"
@@ -254,6 +267,24 @@ def _rounding(
             f"{parity.pictures} pictures; build it with input float32\n{parity.table()}"
         )
     return parity
+
+
+def _of_size(model: Any, spec: ModelSpec, size: tuple[int, int] | None) -> Any:
+    """A copy of the model whose input has this height and width."""
+    if size is None:
+        return model
+    copied = type(model)()
+    copied.CopyFrom(model)
+    (image,) = (item for item in copied.graph.input if item.name == INPUT)
+    axes = image.type.tensor_type.shape.dim
+    sides = axes[1:3] if spec.input_format == "uint8_nhwc" else axes[2:4]
+    if spec.task != "bottomup" or any(axis.dim_value for axis in sides):
+        raise InvalidInputError(
+            f"cannot fix the size of {spec.name!r}; found a model of one size; leave size out"
+        )
+    for axis, side in zip(sides, size, strict=True):
+        axis.dim_value = side
+    return copied
 
 
 def _of_bytes(model: Any, spec: ModelSpec, options: Options) -> tuple[Any, dict[str, tuple[float, float]]]:

@@ -148,7 +148,8 @@ def compare(
 ) -> Parity:
     """Run two model files on the same pictures, in the runtime's own steps.
 
-    A top-down model takes each whole picture as a person's box.
+    A top-down model takes each whole picture as a person's box. A bottom-up model of free input size runs at
+    the other's fixed one, if it has one.
 
     Args:
         first: the one to measure against.
@@ -183,6 +184,8 @@ def compare_backends(first: Backend, second: Backend, images: Iterable[NDArray[n
             f"{spec.skeleton.name} and {other.task} of {other.skeleton.name}; give models that do the same"
         )
     runs = _Recorded(first), _Recorded(second)
+    for one, another in (runs, runs[::-1]):
+        one.input_size = one.input_size or another.input_size  # one of free size runs at that of the other
     steps = [_steps(run) for run in runs]
     squares = np.zeros(2)
     worst, peak, pictures, maps_compared = 0.0, 0.0, 0, 0
@@ -199,7 +202,7 @@ def compare_backends(first: Backend, second: Backend, images: Iterable[NDArray[n
             squares += np.square(difference).sum(), np.square(maps.astype(np.float64)).sum()
             maps_compared += 1
             worst, peak = max(worst, float(np.abs(difference).max())), max(peak, float(maps.max()))
-        matches.append(_match(before, after, spec, _scale(image, spec)))
+        matches.append(_match(before, after, spec, _scale(image, spec, runs[0].input_size)))
         pictures += 1
     if not pictures:
         raise InvalidInputError("nothing to compare on; found no pictures; give some that show people")
@@ -293,9 +296,11 @@ def _steps(backend: Backend) -> Any:
     return lambda image: bottomup([image])[0][0]
 
 
-def _scale(image: NDArray[np.uint8], spec: ModelSpec) -> float:
+def _scale(image: NDArray[np.uint8], spec: ModelSpec, size: tuple[int, int] | None) -> float:
     """Pixels of the first model's input per pixel of the picture."""
     height, width = int(image.shape[0]), int(image.shape[1])
+    if spec.task == "bottomup" and size is not None:
+        return min(size[0] / height, size[1] / width)
     if spec.task == "bottomup":
         return spec.input_size[0] / min(height, width)
     return min(spec.input_size[0] / height, spec.input_size[1] / width)

@@ -71,6 +71,12 @@ def add_parser(verbs: Any) -> None:
         default="float32",
         help="what the network takes: float32 (default), normalised; or uint8: the picture's own values",
     )
+    parser.add_argument(
+        "--size",
+        type=_size,
+        metavar="HxW",
+        help="of a bottom-up model: fix the input's height and width, for instance 256x448 (default: free)",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads of verification and timing")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run)
@@ -94,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_drop=arguments.max_drop,
         threads=arguments.threads,
         input=arguments.input,
+        size=arguments.size,
     )
     pictures = _pictures(arguments.pictures, arguments.limit)
     report = build(source, arguments.output, pictures, options)
@@ -116,6 +123,12 @@ def run(arguments: argparse.Namespace) -> int:
     if report.rounding is not None:
         print(f"rounding of the pictures alone:\n{report.rounding.table()}")
     return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Height and width, of ``HxW``."""
+    height, width = text.lower().split("x")
+    return int(height), int(width)
 
 
 def _pictures(source: str, limit: int) -> list[NDArray[np.uint8]]:

@@ -13,7 +13,7 @@ from tiny_models import color_model, color_spec, spots
 from edgepose import BuildError, Estimator, InvalidInputError, ModelNotFoundError, ParityError
 from edgepose.backends import read_model_spec
 from edgepose.builder import build as build_module
-from edgepose.builder.build import build
+from edgepose.builder.build import Options, build
 from edgepose.cli import build as command
 from edgepose.cli import main
 from edgepose.estimator import resolve_model
@@ -137,3 +137,30 @@ def test_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_the_packaged_model(tmp_path: Path) -> None:
     report = build(resolve_model(None), tmp_path / "fast.onnx", [cv2.imread(str(command.SAMPLE))])
     assert report.passes == {"context_pooling": 16, "deconvolution": 2}
+
+
+def test_a_fixed_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = cv2.imread(str(command.SAMPLE))
+    picture = np.full_like(photo, 128)
+    half = cv2.resize(photo, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    picture[: half.shape[0], : half.shape[1]] = half
+    source, output = resolve_model("multi"), tmp_path / "fixed.onnx"
+    report = build(source, output, [picture], Options(size=(256, 320)))
+    assert report.parity.heatmap_rms < 1e-4
+    assert report.parity.persons > 0
+    assert read_model_spec(output).provenance["built"]["size"] == [256, 320]
+    with Estimator(output) as estimator:
+        assert len(estimator(picture)) > 0
+    assert "Shape" not in [node.op_type for node in onnx.load(str(output)).graph.node]
+    assert main(["info", str(output)]) == 0
+    assert "256 x 320 (height x width)" in capsys.readouterr().out
+    for name, size, message in (
+        ("multi", (256, 300), "found 256x300; give height and width as multiples of 32"),
+        ("multi", (0, 256), "found 0x256"),
+        ("lpn50-lsp", (128, 128), "cannot fix the size of 'lpn50-lsp'"),
+        (output, (256, 320), "cannot fix the size of 'higherlpn50-lsp'"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            build(resolve_model(name), tmp_path / "other.onnx", [picture], Options(size=size))
+    with pytest.raises(SystemExit):
+        main(["build", "multi", "-o", str(tmp_path / "other.onnx"), "--size", "256"])
