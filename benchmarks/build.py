@@ -153,7 +153,7 @@ def table(found: list[Contestant], rounds: int) -> str:
     for threads, batch in CONDITIONS:
         columns.append([f"{value:.2f}" for value in times(found, threads, batch, rounds)])
     heads = ["", *(f"{threads} thr., batch {batch}" for threads, batch in CONDITIONS)]
-    heads += ["file, MB", "opening, ms", "memory, MB"]
+    heads += ["file, MB", "until warm, ms", "memory, MB"]
     rows = []
     for index, one in enumerate(found):
         facts = [f"{one.file.stat().st_size / 1e6:.1f}", *opened(one)]
@@ -233,7 +233,7 @@ def opening(runtime: str, file: Path, threads: int, batch: int) -> Callable[[], 
 
 
 def opened(one: Contestant) -> list[str]:
-    """Milliseconds to open a file and run it, and growth of the process's memory in MB."""
+    """Milliseconds to open a file and have it warm, and growth of the memory of the process in MB."""
     server = start(one, 1, 1)
     try:
         return answer(server).split()

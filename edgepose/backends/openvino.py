@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ COMPILED_SHAPES = 2
 _TYPES = {"f32": "tensor(float)", "f16": "tensor(float16)", "u8": "tensor(uint8)"}
 _SINK = "/sink_port_0"  # ends the names of a graph's outputs
 _TELEMETRY = "openvino_telemetry"
+_importing = threading.RLock()
 
 
 class OpenVinoBackend:
@@ -124,7 +126,8 @@ class OpenVinoBackend:
 
     def _request(self, shape: tuple[int, ...]) -> Any:
         """What runs batches of this shape."""
-        if shape in self._seen and shape not in self._by_shape and len(self._by_shape) < COMPILED_SHAPES:
+        again = shape in self._seen and shape not in self._by_shape and self._model.is_dynamic()
+        if again and len(self._by_shape) < COMPILED_SHAPES:
             model = self._model.clone()
             model.reshape({INPUT: list(shape)})
             self._by_shape[shape] = self._compile(model)
@@ -151,14 +154,15 @@ def without_telemetry() -> Iterator[None]:
     Left alone it writes an identity to the home directory and tells of the import over the network. It
     provides for that package to be missing, and then does neither.
     """
-    before = sys.modules.get(_TELEMETRY)
-    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[_TELEMETRY]
-        if before is not None:
-            sys.modules[_TELEMETRY] = before
+    with _importing:
+        before = sys.modules.get(_TELEMETRY)
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            sys.modules.pop(_TELEMETRY, None)
+            if before is not None:
+                sys.modules[_TELEMETRY] = before
 
 
 def short_version(openvino: Any) -> str:

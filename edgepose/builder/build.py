@@ -261,7 +261,7 @@ def _rounding(
     """
     _write(model, spec, part)
     parity = compare(loaded.path, part, images, threads=options.threads)
-    if parity.heatmap_rms > ROUNDING:
+    if not parity.heatmap_rms <= ROUNDING:
         raise ParityError(
             f"{spec.name} cannot take uint8; found heatmap_rms above {ROUNDING:g} from the rounding of "
             f"{parity.pictures} pictures; build it with input float32\n{parity.table()}"

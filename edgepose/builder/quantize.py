@@ -36,8 +36,7 @@ METHODS = ("minmax", "entropy", "percentile")
 ACTIVATIONS = ("uint8", "int8")
 KEPT_IN_FLOAT = {"BatchNormalization", "Gemm", "LayerNormalization", "Softmax"}
 """Operators that are not quantised. The first normalises bytes, where these are the input, and needs more
-than 8 bits; the others see few numbers, so that it gains no time, and attention spread over a map is what
-8 bits harm most."""
+than 8 bits; the others see few numbers, so that it gains no time, and softmax is what 8 bits harm most."""
 LEAST_PICTURES = 8
 """Fewer say too little about the activations' ranges."""
 
@@ -52,6 +51,8 @@ class Quantizer:
         batches: inputs of real pictures, one each, as the runtime makes them.
         activations: see above.
         known: ranges, lowest and highest, that are not to be taken from the pictures, by activation.
+
+    One at a time in a process: output and log of ONNX Runtime's tools are held back meanwhile.
 
     Raises:
         CalibrationError: there are too few pictures.

@@ -216,7 +216,9 @@ def test_context_pooling() -> None:
     assert simplify_context_pooling(Graph(model)) == 0
 
 
-@pytest.mark.parametrize("change", ["used", "output", "wide", "axis", "strided", "no_identity", "norm"])
+@pytest.mark.parametrize(
+    "change", ["used", "output", "wide", "axis", "strided", "no_identity", "norm", "shown", "twice"]
+)
 def test_context_pooling_that_stays(change: str) -> None:
     nodes, constants = context_block()
     if change == "used":  # x serves elsewhere too
@@ -233,12 +235,21 @@ def test_context_pooling_that_stays(change: str) -> None:
         nodes[15] = helper.make_node("Relu", ["shifted"], ["total"])
     if change == "no_identity":
         nodes[15] = helper.make_node("Relu", ["shifted"], ["total"])
+    if change == "twice":  # the pooled map serves elsewhere too
+        nodes[-1].output[0] = "last"
+        nodes.append(helper.make_node("GlobalMaxPool", ["flat_x"], ["most"]))
+        nodes.append(helper.make_node("Unsqueeze", ["most", "axis"], ["most4"]))
+        nodes.append(helper.make_node("Add", ["last", "most4"], ["heatmaps"]))
     if change == "norm":  # over one axis alone
         nodes[11].attribute[0].i = 3
         constants["g"], constants["o"] = normal(1), normal(1)
     model = make(nodes, constants, 8)
     if change == "output":
         model.graph.output.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, None, None]))
+    if change == "shown":
+        model.graph.output.append(
+            helper.make_tensor_value_info("attention", TensorProto.FLOAT, ["n", 1, None])
+        )
     before = run(model, image := normal(1, 8, 4, 4))
     assert simplify_context_pooling(Graph(model)) == 0
     np.testing.assert_array_equal(run(model, image), before)

@@ -64,6 +64,9 @@ def _find(graph: Graph, pool: Any) -> _Block | None:
             return None
         chain.append(made)
     _, softmax, flat_mask, mask = chain
+    inner = [flat, *chain]
+    if any(len(graph.consumers(n.output[0])) != 1 or graph.is_output(n.output[0]) for n in inner):
+        return None
     conv = graph.producer(mask.input[0])
     if conv is None or conv is not graph.producer(flat.input[0]) or not _pointwise(graph, conv):
         return None
@@ -90,7 +93,7 @@ def _find(graph: Graph, pool: Any) -> _Block | None:
     if len(graph.consumers(conv.output[0])) != 3 or graph.is_output(conv.output[0]):
         return None
     total = graph.only_consumer(add.output[0], "Add")
-    if total is None:
+    if total is None or total.input[0] == total.input[1]:
         return None
     return _Block(
         conv, mask, flat_mask, softmax, transpose, flat, pool, unsqueeze, squeeze, between, expand, add, total
