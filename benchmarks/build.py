@@ -25,7 +25,7 @@ import machine
 import numpy as np
 
 from edgepose.backends import open_backend, read_model_spec
-from edgepose.builder.graph import Graph
+from edgepose.builder.graph import Graph, copy_of
 from edgepose.builder.passes import PASSES, rewrite
 from edgepose.builder.passes.byte_stem import LEVELS, take_bytes_as_quantised
 from edgepose.builder.passes.simplify import simplify
@@ -108,8 +108,7 @@ def contestants(folder: Path, name: str, task: str, size: tuple[int, int]) -> li
     batches = [rng.standard_normal((1, 3, *size)).astype(np.float32) for _ in range(8)]
     plain = add("exported, int8 by ONNX Runtime's `quantize_static`", plain_int8(exported, batches))
     add("**built, int8**", Quantizer(built, batches).quantize())
-    small = type(built)()
-    small.CopyFrom(built)
+    small = copy_of(built)
     levels = take_bytes_as_quantised(Graph(small), source.spec)
     if levels is not None:
         pictures = [rng.integers(0, 256, (1, *size, 3)).astype(np.uint8) for _ in range(8)]

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 import edgepose
 from edgepose.backends import open_backend
-from edgepose.backends.base import INPUT
-from edgepose.builder.graph import Graph
+from edgepose.backends.base import INPUT, sides_of
+from edgepose.builder.graph import Graph, copy_of
 from edgepose.builder.half import halve
 from edgepose.builder.parity import TOLERANCES, Parity, compare, record_batches
 from edgepose.builder.passes import rewrite
@@ -273,11 +273,10 @@ def _of_size(model: Any, spec: ModelSpec, size: tuple[int, int] | None) -> Any:
     """A copy of the model whose input has this height and width."""
     if size is None:
         return model
-    copied = type(model)()
-    copied.CopyFrom(model)
+    copied = copy_of(model)
     (image,) = (item for item in copied.graph.input if item.name == INPUT)
     axes = image.type.tensor_type.shape.dim
-    sides = axes[1:3] if spec.input_format == "uint8_nhwc" else axes[2:4]
+    sides = axes[sides_of(spec)]
     if spec.task != "bottomup" or any(axis.dim_value for axis in sides):
         raise InvalidInputError(
             f"cannot fix the size of {spec.name!r}; found a model of one size; leave size out"
@@ -291,8 +290,7 @@ def _of_bytes(model: Any, spec: ModelSpec, options: Options) -> tuple[Any, dict[
     """A copy of the model whose first layer takes bytes as quantised values, and their range; else None."""
     if options.precision not in ("int8", "auto") or "uint8" not in _activations(options):
         return None, {}
-    copied = type(model)()
-    copied.CopyFrom(model)
+    copied = copy_of(model)
     levels = take_bytes_as_quantised(Graph(copied), spec)
     return (None, {}) if levels is None else (copied, {LEVELS: levels})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,14 @@ from numpy.typing import NDArray
 
 from edgepose.optional import require
 
-__all__ = ["Graph"]
+__all__ = ["Graph", "copy_of"]
+
+
+def copy_of(message: Any) -> Any:
+    """A copy of a model, node or tensor of ONNX."""
+    copied = type(message)()
+    copied.CopyFrom(message)
+    return copied
 
 
 class Graph:
@@ -28,10 +36,10 @@ class Graph:
         self._outputs = {item.name: None for item in self._graph.output}
         self._names = {name for node in self._graph.node for name in (node.name, *node.input, *node.output)}
         self._index()
-        self._shapes = self._inferred()
 
-    def _inferred(self) -> dict[str, tuple[int | None, ...]]:
-        """Shapes of the values that the model had at first, as far as they are known."""
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of the values, as far as they are known, at the first time that one is asked for."""
         graph = self._onnx.shape_inference.infer_shapes(self.model).graph
         shapes: dict[str, tuple[int | None, ...]] = {}
         for item in (*graph.value_info, *graph.input, *graph.output):
@@ -70,7 +78,7 @@ class Graph:
         return self._consumers.get(name, [])
 
     def side(self, name: str, axis: int) -> int | None:
-        """The length of an axis of a value that the model had at first, or None where it is not known."""
+        """The length of an axis of a value, or None where it is not known; values keep theirs."""
         shape = self._shapes.get(name, ())
         return shape[axis] if axis < len(shape) else None
 
@@ -144,15 +152,10 @@ class Graph:
             else:
                 kept.append(node)
         kept[place:place] = new
-        kept = [self._copy(node) for node in kept]
+        kept = [copy_of(node) for node in kept]
         del self._graph.node[:]
         self._graph.node.extend(kept)
         self._index()
-
-    def _copy(self, node: Any) -> Any:
-        copied = self._onnx.NodeProto()
-        copied.CopyFrom(node)
-        return copied
 
     def take_bytes(self, name: str) -> None:
         """Declare an input (n, c, h, w) to be (n, h, w, c) of uint8."""
@@ -169,11 +172,7 @@ class Graph:
         """Drop constants and shapes of values that are no longer there."""
         used = {name for node in self._graph.node for name in node.input} | set(self._outputs)
         stored = [item for item in self._graph.initializer if item.name in used]
-        copies = []
-        for item in stored:
-            copied = self._onnx.TensorProto()
-            copied.CopyFrom(item)
-            copies.append(copied)
+        copies = [copy_of(item) for item in stored]
         del self._graph.initializer[:]
         self._graph.initializer.extend(copies)
         self._constants = {item.name: item for item in self._graph.initializer}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgepose.builder.graph import Graph
+from edgepose.builder.graph import Graph, copy_of
 from edgepose.errors import BuildError
 from edgepose.optional import first_line, require
 
@@ -26,11 +26,9 @@ def halve(model: Any) -> Any:
         BackendUnavailableError: onnx or onnxruntime is not installed.
         BuildError: the converter fails on this model.
     """
-    onnx = require("onnx", "half precision", "edgepose[build]")
     float16 = require("onnxruntime.transformers.float16", "half precision", "edgepose[cpu]")
     tools = require("onnxruntime.quantization.onnx_model", "half precision", "edgepose[cpu]")
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
+    copied = copy_of(model)
     try:
         half = float16.convert_float_to_float16(
             copied, keep_io_types=True, node_block_list=Graph(copied).output_layers()

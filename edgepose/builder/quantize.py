@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from edgepose.backends.base import INPUT, Batch
-from edgepose.builder.graph import Graph
+from edgepose.builder.graph import Graph, copy_of
 from edgepose.builder.passes.byte_stem import join_bytes
 from edgepose.errors import BuildError, CalibrationError, InvalidInputError
 from edgepose.optional import first_line, require
@@ -80,7 +80,7 @@ class Quantizer:
         self._activations = activations
         self._known = dict(known or {})
         self._ranges: dict[str, Any] = {}
-        self.heads = Graph(self._copy()).output_layers()
+        self.heads = Graph(model).output_layers()
 
     def candidates(self) -> list[str]:
         """Names of the convolutions that can be kept in float, in their order."""
@@ -110,7 +110,7 @@ class Quantizer:
         logging.disable(logging.WARNING)  # it advises a preparation that our own passes have done
         try:
             quantizer = QDQQuantizer(
-                self._copy(),
+                copy_of(self._model),
                 per_channel=True,
                 reduce_range=False,
                 weight_qType=kinds.QInt8,
@@ -167,11 +167,6 @@ class Quantizer:
                         "pictures"
                     ) from error
         return self._ranges[method]
-
-    def _copy(self) -> Any:
-        copied = self._onnx.ModelProto()
-        copied.CopyFrom(self._model)
-        return copied
 
 
 class _Reader:

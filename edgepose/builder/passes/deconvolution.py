@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.builder.graph import Graph
+from edgepose.builder.graph import Graph, copy_of
 
 __all__ = ["split_deconvolutions"]
 
@@ -121,8 +121,7 @@ def _rewrite(graph: Graph, node: Any, chain: list[Any], axes: list[list[Taps]]) 
             new.append(conv)
             value = conv.output[0]
             for step in chain:
-                copied = type(step)()
-                copied.CopyFrom(step)
+                copied = copy_of(step)
                 copied.name = graph.new_name(step.name)
                 copied.input[0] = value
                 copied.output[0] = value = graph.new_name(step.output[0])

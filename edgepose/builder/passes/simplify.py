@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from edgepose.builder.graph import copy_of
 from edgepose.errors import BuildError
 from edgepose.optional import first_line, require
 
@@ -18,10 +19,8 @@ def simplify(model: Any) -> Any:
         BackendUnavailableError: onnxslim is not installed.
         BuildError: it fails on this model.
     """
-    onnx = require("onnx", "building a model", "edgepose[build]")
     onnxslim = require("onnxslim", "building a model", "edgepose[build]")
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
+    copied = copy_of(model)
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it tells of each step
     try:
