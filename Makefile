@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+NVCC ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc))
 SAMPLE := edgepose/samples/astronaut
 SOURCE ?= $(SAMPLE).jpg
 OUT ?= out
@@ -14,13 +15,18 @@ NONE = $(if $(PYTEST),|| [ $$? = 5 ])
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
-BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt $(CPP)
+CPP := $(shell find csrc tests/emulation -name '*.[ch]pp' -o -name '*.cu' -o -name '*.h')
+CMAKE_INPUTS := CMakeLists.txt $(shell find csrc -name '*.cmake')
+BUILD_INPUTS := pyproject.toml setup.py $(CMAKE_INPUTS) $(shell find csrc -type f)
+# The emulated CUDA module, plain and with the sanitizers, and what a process needs to load the latter.
+EMULATION := build/emulation
+SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+  ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
 
 # The packaged photo shows half of a person; its box says where the whole one would be.
 BOXES := $(if $(filter $(SAMPLE).jpg,$(SOURCE)),--boxes $(SAMPLE).json)
 
-.PHONY: help demo test test-slow test-matrix smoke lint bench readme clean
+.PHONY: help demo test test-slow test-matrix smoke lint cuda bench readme clean
 .DELETE_ON_ERROR:
 
 help:  ## list the tasks
@@ -29,9 +35,13 @@ help:  ## list the tasks
 demo: $(VENV)/.demo  ## poses on the packaged photo, or on SOURCE=my.jpg; the picture goes to out/
 	@$(BIN)/edgepose predict "$(SOURCE)" $(BOXES) --output "$(OUT)/"
 
-# Training in a process of its own: PyTorch's threads next to those of the runtimes have crashed it once.
-test: $(VENV)/.test  ## the whole suite
-	$(BIN)/python -m pytest -m "not slow" --ignore tests/training $(PYTEST) $(NONE)
+# Training in a process of its own: PyTorch's threads next to those of the runtimes have crashed it once. The
+# emulated CUDA kernels once more under the sanitizers.
+test: $(VENV)/.test $(EMULATION)/plain/.built $(EMULATION)/sanitized/.built  ## the whole suite
+	EDGEPOSE_EMULATION=$(EMULATION)/plain \
+	  $(BIN)/python -m pytest -m "not slow" --ignore tests/training $(PYTEST) $(NONE)
+	$(SANITIZED) EDGEPOSE_EMULATION=$(EMULATION)/sanitized EMULATION_ORDER=reverse \
+	  $(BIN)/python -m pytest -m "not slow" tests/kernels -k cuda-emulated $(PYTEST) $(NONE)
 	$(BIN)/python -m pytest -m "not slow" tests/training $(PYTEST) $(NONE)
 
 test-slow: $(VENV)/.test  ## the exhaustive checks
@@ -48,6 +58,11 @@ lint: $(VENV)/.test  ## ruff, mypy, clang-format
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+cuda: $(VENV)/.test  ## compile the CUDA kernels for all architectures, warnings as errors; needs nvcc, no GPU
+	$(BIN)/cmake -S . -B build/cuda -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	  -DEDGEPOSE_CUDA=ON -DEDGEPOSE_DEV=ON $(if $(NVCC),-DCMAKE_CUDA_COMPILER=$(NVCC))
+	$(BIN)/cmake --build build/cuda --target _cuda
 
 bench: $(VENV)/.test  ## measure, and write docs/performance.md
 	$(BIN)/python benchmarks/report.py
@@ -72,6 +87,13 @@ $(VENV)/.demo: $(VENV)/.venv $(BUILD_INPUTS)
 $(VENV)/.test: $(VENV)/.torch $(BUILD_INPUTS)
 	$(PIP) install --quiet --editable ".[dev,numba$(if $(shell cat $(VENV)/.torch),,,training)]"
 	@touch $@ $(VENV)/.demo
+
+# The kernels' CUDA sources for the CPU, to be tested without a GPU.
+$(EMULATION)/%/.built: $(VENV)/.test $(CMAKE_INPUTS) $(CPP)
+	$(BIN)/cmake -S . -B $(@D) -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	  -DEDGEPOSE_EMULATION=ON -DEDGEPOSE_DEV=ON -DEDGEPOSE_SANITIZE=$(if $(filter sanitized,$*),ON,OFF) > /dev/null
+	$(BIN)/cmake --build $(@D) --target _cuda_emulated
+	@touch $@
 
 # PyTorch, for the training tests alone. Where there is none for this Python they are skipped, but not in CI.
 $(VENV)/.torch: $(VENV)/.venv

@@ -1,9 +1,13 @@
-"""Builds the native kernels with CMake; everything else stands in pyproject.toml.
+"""Builds the kernels with CMake; everything else stands in pyproject.toml.
 
-EDGEPOSE_NATIVE=auto (default)  build them; where that fails, say why and install without them
+EDGEPOSE_NATIVE=auto (default)  build those for the CPU; where that fails, say why and install without them
 EDGEPOSE_NATIVE=on              a failure ends the install
 EDGEPOSE_NATIVE=off             do not build them
-CMAKE_ARGS                      further arguments for CMake, for instance -DEDGEPOSE_DEV=ON
+EDGEPOSE_CUDA=auto (default)    the same for those in CUDA, for the GPU of this machine, where it has one
+EDGEPOSE_CUDA=on                build them for all usual GPUs, also without one; a failure ends the install
+EDGEPOSE_CUDA=off               do not build them
+CMAKE_ARGS                      further arguments for CMake, for instance -DEDGEPOSE_DEV=ON or, to choose the
+                                GPUs, -DEDGEPOSE_CUDA_ARCHITECTURES=87-real
 """
 
 from __future__ import annotations
@@ -20,16 +24,60 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, SetupError
 
 ROOT = Path(__file__).resolve().parent
-MODE = os.environ.get("EDGEPOSE_NATIVE") or "auto"
-if MODE not in ("auto", "on", "off"):
-    raise SetupError(f"EDGEPOSE_NATIVE is not usable; found {MODE!r}; give auto, on or off")
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu", "/dev/dxg")
+"""Of a PC, of Jetson boards before and since JetPack 6, and of Windows' Linux."""
 
 
 class CMakeExtension(Extension):
-    """An extension module that CMake knows by the last part of its name."""
+    """An extension module that CMake knows by the last part of its name.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: with its package.
+        switch: the environment variable that says whether to build it.
+        instead: what serves without it.
+        definitions: for CMake.
+    """
+
+    def __init__(self, name: str, switch: str, instead: str, definitions: dict[str, str]) -> None:
         super().__init__(name, sources=[])
+        self.switch = switch
+        self.instead = instead
+        self.definitions = definitions
+        self.mode = os.environ.get(switch) or "auto"
+        if self.mode not in ("auto", "on", "off"):
+            raise SetupError(f"{switch} is not usable; found {self.mode!r}; give auto, on or off")
+
+    @property
+    def target(self) -> str:
+        """CMake's name for it."""
+        return self.name.rpartition(".")[2]
+
+    def lacking(self) -> str | None:
+        """Why it is not worth trying, if so."""
+        return None
+
+
+class CudaExtension(CMakeExtension):
+    """The kernels on the device."""
+
+    def lacking(self) -> str | None:
+        if self.mode == "on":
+            return None
+        if not any(Path(device).exists() for device in GPU_DEVICES):
+            return "this machine has no NVIDIA GPU; EDGEPOSE_CUDA=on builds them all the same"
+        if _nvcc() is None:
+            return "nvcc was not found; install the CUDA toolkit, or put its bin folder on PATH"
+        self.definitions["EDGEPOSE_CUDA_ARCHITECTURES"] = "native"
+        return None
+
+
+def _nvcc() -> str | None:
+    """The CUDA compiler, which toolkits do not always put on PATH."""
+    places = [os.environ.get("CUDA_HOME", ""), os.environ.get("CUDA_PATH", ""), "/usr/local/cuda"]
+    return next(
+        (str(path) for place in places if place and (path := Path(place) / "bin" / "nvcc").is_file()),
+        shutil.which("nvcc"),
+    )
 
 
 class CMakeBuild(build_ext):
@@ -39,16 +87,17 @@ class CMakeBuild(build_ext):
         for ext in self.extensions:
             self.build_extension(ext)
 
-    def build_extension(self, ext: Extension) -> None:
+    def build_extension(self, ext: CMakeExtension) -> None:
         module, note = self._products(ext)
         note.unlink(missing_ok=True)
-        if MODE == "off":
-            self._skip(ext, "EDGEPOSE_NATIVE=off when edgepose was installed")
+        reason = ext.lacking()
+        if ext.mode == "off" or reason:
+            self._skip(ext, reason or f"{ext.switch}=off when edgepose was installed")
             return
         try:
             self._run_cmake(ext, module.parent.resolve())
         except CompileError as error:
-            if MODE == "on":
+            if ext.mode == "on":
                 raise
             self._skip(ext, str(error))
 
@@ -58,19 +107,19 @@ class CMakeBuild(build_ext):
     def get_output_mapping(self) -> dict[str, str]:
         return {}
 
-    def _products(self, ext: Extension) -> tuple[Path, Path]:
+    def _products(self, ext: CMakeExtension) -> tuple[Path, Path]:
         """The module, and the note that says why there is none."""
         module = Path(self.get_ext_fullpath(ext.name))
-        return module, module.with_name(f"{ext.name.rpartition('.')[2]}_skipped.txt")
+        return module, module.with_name(f"{ext.target}_skipped.txt")
 
-    def _skip(self, ext: Extension, reason: str) -> None:
+    def _skip(self, ext: CMakeExtension, reason: str) -> None:
         module, note = self._products(ext)
         module.unlink(missing_ok=True)  # of an earlier build of other sources
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(reason + "\n", "utf-8")
-        self.warn(f"{ext.name} skipped, numba or numpy will serve instead, slower: {reason}")
+        self.warn(f"{ext.name} skipped, {ext.instead}: {reason}")
 
-    def _run_cmake(self, ext: Extension, target: Path) -> None:
+    def _run_cmake(self, ext: CMakeExtension, target: Path) -> None:
         cmake = _cmake()
         build = Path(self.build_temp).resolve() / ext.name
         build.mkdir(parents=True, exist_ok=True)
@@ -83,13 +132,14 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
             f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+            *(f"-D{name}={value}" for name, value in ext.definitions.items()),
         ]
         cached = build / "CMakeCache.txt"
         if shutil.which("ninja") and not cached.exists() and "CMAKE_GENERATOR" not in os.environ:
             configure += ["-G", "Ninja"]
         configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         _run("CMake could not configure the build", configure)
-        _run("the compiler failed", [*cmake, "--build", str(build), "--target", ext.name.rpartition(".")[2]])
+        _run("the compiler failed", [*cmake, "--build", str(build), "--target", ext.target])
 
 
 def _cmake() -> list[str]:
@@ -113,4 +163,16 @@ def _run(failure: str, command: list[str]) -> None:
         raise CompileError(f"{failure}: {' '.join(lines[first : first + 4])[:500]}")
 
 
-setup(ext_modules=[CMakeExtension("edgepose.kernels._native")], cmdclass={"build_ext": CMakeBuild})
+setup(
+    ext_modules=[
+        CMakeExtension(
+            "edgepose.kernels._native", "EDGEPOSE_NATIVE", "numba or numpy will serve instead, slower", {}
+        ),
+        CudaExtension(
+            "edgepose.kernels._cuda", "EDGEPOSE_CUDA", "work around the network stays on the CPU",
+            {"EDGEPOSE_CUDA": "ON", "EDGEPOSE_CUDA_ARCHITECTURES": "",
+             **({"CMAKE_CUDA_COMPILER": nvcc} if (nvcc := _nvcc()) else {})},
+        ),
+    ],
+    cmdclass={"build_ext": CMakeBuild},
+)  # fmt: skip
