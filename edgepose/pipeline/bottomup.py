@@ -3,10 +3,6 @@
 Source: HigherHRNet (Cheng et al. 2020) with the grouping of associative embedding (Newell et al. 2017).
 The steps are those of its official test code: resize, network (also mirrored, also at other scales),
 aggregate, peaks, group, adjust, score, refine, and back to the picture.
-
-Resize rule: the shorter side of the picture becomes `ModelSpec.input_size`, and both are rounded up to
-multiples of 64; the picture is not stretched, so that a black border fills the rest. A picture
-longer than `MAX_ASPECT` times its width is taken with a border along its sides.
 """
 
 from __future__ import annotations
@@ -14,9 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,17 +22,16 @@ from edgepose.errors import InvalidInputError, ModelFormatError
 from edgepose.kernels import Kernels
 from edgepose.kernels.pose_maps import MAX_PERSONS, MapPass, Peaks, PoseMaps
 from edgepose.pipeline.batches import BatchMaker
-from edgepose.pipeline.geometry import apply_affine, crop_affine
+from edgepose.pipeline.geometry import apply_affine
 from edgepose.pipeline.poses import Floats, Poses, StageTimes, lap
+from edgepose.pipeline.regions import Region, fitted_region, input_region
 from edgepose.spec import Grouping, ModelSpec
 
 __all__ = [
     "BottomUp",
     "Decoded",
-    "Region",
+    "FrameRunner",
     "decode_maps",
-    "fitted_region",
-    "input_region",
     "keypoint_boxes",
     "map_pass",
     "person_score",
@@ -44,8 +39,6 @@ __all__ = [
     "to_picture",
 ]
 
-MAX_ASPECT = 10
-"""Longer pictures get a border along their sides, which bounds the size of the network's input."""
 MAX_BATCH_PIXELS = 1 << 20
 """Input pixels per run of the network, of pictures that share a size; bounds its memory."""
 MAX_PIXELS = 1 << 24
@@ -55,62 +48,6 @@ MIN_SCALE, MAX_SCALE = 0.25, 4.0
 
 Outputs = Mapping[str, NDArray[Any]]
 Run = Callable[[Any], Outputs]
-
-
-@dataclass(frozen=True)
-class Region:
-    """How a picture lies in the network's input.
-
-    Attributes:
-        size: (height, width) of the input in pixels.
-        center: (x, y) of the region's centre in picture pixels.
-        extent: (width, height) of the region in picture pixels; beyond the picture it is black.
-    """
-
-    size: tuple[int, int]
-    center: tuple[float, float]
-    extent: tuple[float, float]
-
-    def affine(self, size: tuple[int, int] | None = None) -> NDArray[np.float64]:
-        """(1, 2, 3) float64 from pixels of the input, or of maps of this size, to picture pixels."""
-        return crop_affine(np.array([self.center]), np.array([self.extent]), size or self.size, "legacy")
-
-
-def input_region(
-    height: int, width: int, input_size: int, scale: float = 1.0, smallest: float = 1.0
-) -> Region:
-    """The region of a network with a free input size, by HigherHRNet's rule.
-
-    Args:
-        height, width: of the picture.
-        input_size: what the shorter side becomes at scale 1, rounded up to a multiple of 64.
-        scale: of this run, relative to `input_size`.
-        smallest: the smallest scale of the call, at which sizes are rounded to multiples of 64.
-    """
-    center = (int(width / 2 + 0.5), int(height / 2 + 0.5))
-    height, width = max(height, -(-width // MAX_ASPECT)), max(width, -(-height // MAX_ASPECT))
-    least = int((smallest * input_size + 63) // 64 * 64)
-    if width < height:
-        columns = _whole(least * scale / smallest)
-        rows = _whole(int((least / width * height + 63) // 64 * 64) * scale / smallest)
-        extent = (float(width), rows / columns * width)
-    else:
-        rows = _whole(least * scale / smallest)
-        columns = _whole(int((least / height * width + 63) // 64 * 64) * scale / smallest)
-        extent = (columns / rows * height, float(height))
-    return Region((rows, columns), center, extent)
-
-
-def _whole(size: float) -> int:
-    """A size cut to a whole number, unless it lies below one by rounding alone."""
-    return int(size + 1e-6)
-
-
-def fitted_region(height: int, width: int, size: tuple[int, int]) -> Region:
-    """The region of a network with a fixed input size: the whole picture, centred, not stretched."""
-    factor = max(width / size[1], height / size[0])
-    center = (int(width / 2 + 0.5), int(height / 2 + 0.5))
-    return Region(size, center, (size[1] * factor, size[0] * factor))
 
 
 def split_outputs(outputs: Sequence[NDArray[Any]], joints: int) -> dict[str, NDArray[Any]]:
@@ -270,6 +207,32 @@ def keypoint_boxes(keypoints: Floats) -> Floats:
     return np.where(np.isfinite(boxes), boxes, 0).astype(np.float32)
 
 
+class FrameRunner(Protocol):
+    """A picture's regions, network, peaks and grouping as one step."""
+
+    def __call__(
+        self,
+        image: NDArray[np.uint8],
+        regions: Sequence[Region],
+        size: tuple[int, int] | None,
+        times: StageTimes,
+    ) -> tuple[Decoded, tuple[int, int]]:
+        """Find the persons of a picture.
+
+        Args:
+            image: BGR uint8 (H, W, 3).
+            regions: in the order of the runs, by falling scale, see `BottomUp.regions`.
+            size: (height, width) of the final map; None: that of the network's largest heatmaps.
+            times: the time of each stage is added to it.
+
+        Returns:
+            The persons, and the size of the final map.
+        """
+
+    def close(self) -> None:
+        """Release what it holds."""
+
+
 class BottomUp:
     """The steps from pictures to all their persons. Reuses its buffers: one call at a time.
 
@@ -283,6 +246,7 @@ class BottomUp:
         flip_test: average with the mirrored picture, which doubles the network's work.
         scales: run at each of these scales and average (HigherHRNet's multi-scale test is 0.5, 1, 2).
         refine, official, max_persons: see `decode_maps`.
+        frames: what crops, runs the network and decodes, instead of `run` and the kernels; closed with this.
 
     Raises:
         ModelFormatError: the spec is not that of a bottom-up model.
@@ -301,6 +265,7 @@ class BottomUp:
         refine: bool | None = None,
         official: bool = False,
         max_persons: int | None = None,
+        frames: FrameRunner | None = None,
     ) -> None:
         if spec.grouping is None:
             raise ModelFormatError(f"model {spec.name!r} is {spec.task}; give a bottom-up model")
@@ -314,6 +279,7 @@ class BottomUp:
         self._refine = refine
         self._official = official
         self._max_persons = max_persons
+        self._frames = frames
         self._batches = BatchMaker(spec, kernels)
         self._buffers: list[Batch] = [np.empty(0, self._batches.dtype), np.empty(0, self._batches.dtype)]
 
@@ -333,6 +299,13 @@ class BottomUp:
         times = StageTimes()
         poses: list[Poses] = []
         plans = [self.regions(*image.shape[:2]) for image in images]
+        if self._frames is not None:
+            for image, regions in zip(images, plans, strict=True):
+                decoded, size = self._frames(image, regions, self._projected_size(image), times)
+                clock = time.perf_counter()
+                poses.append(to_picture(decoded, regions[-1], size))
+                lap(times, "postprocess", clock)
+            return poses, times
         for part in _chunks(plans):
             stacks = self.run_maps(images[part], plans[part], times)
             clock = time.perf_counter()
@@ -343,6 +316,9 @@ class BottomUp:
 
     def warmup(self, image: NDArray[np.uint8]) -> None:
         """Take all steps for a picture and for a joint made up in it, without which the last are left out."""
+        if self._frames is not None:  # which takes them all for every picture
+            self([image])
+            return
         plan = self.regions(*image.shape[:2])
         (maps,) = self.run_maps([image], [plan])
         passes = []
@@ -417,14 +393,21 @@ class BottomUp:
                     found.append(map_pass(outputs, index, joints, flipped=flipped, tags=tags))
         permutation = self._spec.skeleton.flip_permutation
         return [
-            PoseMaps(tuple(found), self._final_size(image, found), permutation)
+            PoseMaps(
+                tuple(found), self._projected_size(image) or _size_of(found[0].heatmaps[-1]), permutation
+            )
             for image, found in zip(images, passes, strict=True)
         ]
 
-    def _final_size(self, image: NDArray[np.uint8], passes: Sequence[MapPass]) -> tuple[int, int]:
+    def close(self) -> None:
+        """Release what the steps hold besides the model."""
+        if self._frames is not None:
+            self._frames.close()
+
+    def _projected_size(self, image: NDArray[np.uint8]) -> tuple[int, int] | None:
+        """Size of the final map; None where it is that of the network's largest heatmaps."""
         if not self._grouping.project_to_image:
-            height, width = passes[0].heatmaps[-1].shape[1:]
-            return height, width
+            return None
         if self._fixed_size is not None:
             return self._fixed_size
         height, width = image.shape[:2]
@@ -442,6 +425,11 @@ class BottomUp:
         if len(self._buffers[index]) < count:
             self._buffers[index] = np.empty(count, self._batches.dtype)
         return self._buffers[index][:count].reshape(shape)
+
+
+def _size_of(maps: NDArray[Any]) -> tuple[int, int]:
+    height, width = maps.shape[-2:]
+    return height, width
 
 
 def check_scales(scales: Sequence[float], fixed_size: tuple[int, int] | None = None) -> tuple[float, ...]:

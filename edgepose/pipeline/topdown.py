@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from edgepose.pipeline.batches import BatchMaker
 from edgepose.pipeline.geometry import apply_affine, box_to_region, crop_affine, picture_box
 from edgepose.pipeline.poses import Floats, Poses, StageTimes, lap
 
-__all__ = ["PersonBoxes", "TopDown", "person_score"]
+__all__ = ["CropRunner", "HostCrops", "MapJoints", "PersonBoxes", "TopDown", "person_score"]
 
 MAX_BATCH = 32
 """Crops per run of the network; bounds its memory."""
@@ -52,78 +52,91 @@ class PersonBoxes:
         return cls(picture_box(*image.shape[:2])[None], np.ones(1, np.float32), 1.0)
 
 
-class TopDown:
-    """The steps from pictures and boxes to joints. Reuses its buffers: one call at a time.
+class MapJoints(NamedTuple):
+    """What the crops of a batch show.
+
+    Attributes:
+        coords: (n, k, 2) float32 in pixels of the heatmaps, NaN where there is no peak.
+        scores: (n, k) float32, raw.
+        covariance: (n, k, 2, 2) float32 in square pixels of the heatmaps, or None.
+        size: (height, width) of the heatmaps.
+    """
+
+    coords: Floats
+    scores: Floats
+    covariance: Floats | None
+    size: tuple[int, int]
+
+
+class CropRunner(Protocol):
+    """Crops, network and decoder as one step."""
+
+    def __call__(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        owner: NDArray[np.intp],
+        affine: NDArray[np.float64],
+        times: StageTimes,
+    ) -> MapJoints:
+        """Find the joints in regions of pictures.
+
+        Args:
+            images: BGR uint8 (H, W, 3) pictures.
+            owner: (n,) the picture of each region, in rising order.
+            affine: (n, 2, 3) from the pixels of each crop to those of its picture.
+            times: the time of each stage is added to it.
+        """
+
+    def close(self) -> None:
+        """Release what it holds."""
+
+
+class HostCrops:
+    """A `CropRunner` around `Backend.run`. Reuses its buffers: one call at a time.
 
     Args:
         backend: the loaded model.
         kernels: namespace of kernels, from `edgepose.kernels.get`.
         flip_test: average with the mirrored crop, which doubles the network's work.
-
-    Raises:
-        ModelFormatError: the spec asks for what this pipeline does not do.
     """
 
     def __init__(self, backend: Backend, kernels: Kernels, *, flip_test: bool = False) -> None:
-        spec = backend.spec
-        if spec.task != "topdown":
-            raise ModelFormatError(f"model {spec.name!r} is {spec.task}; give a top-down model")
-        if spec.decoder.name == "soft_argmax" and spec.decoder.refine == "taylor":
-            raise ModelFormatError(
-                f"model {spec.name!r} asks for a Taylor step after soft-argmax, which has no meaning; "
-                "use refine 'quarter' or None"
-            )
         self._backend = backend
-        self._spec = spec
+        self._spec = backend.spec
         self._kernels = kernels
         self._flip_test = flip_test
-        self._batches = BatchMaker(spec, kernels)
-        self._crops: Batch = np.empty(self._batches.shape(0, spec.input_size), self._batches.dtype)
+        self._batches = BatchMaker(self._spec, kernels)
+        self._crops: Batch = np.empty(self._batches.shape(0, self._spec.input_size), self._batches.dtype)
         self._mirrored = self._crops
 
     def __call__(
-        self, images: Sequence[NDArray[np.uint8]], persons: Sequence[PersonBoxes]
-    ) -> tuple[list[Poses], StageTimes]:
-        """Estimate the poses of all persons of all pictures, batched over both.
-
-        Args:
-            images: BGR uint8 (H, W, 3) pictures.
-            persons: the boxes of each.
-
-        Returns:
-            The poses of each picture, persons in the order of its boxes, and the time per stage.
-        """
-        times = StageTimes()
-        regions = [box_to_region(p.boxes, self._spec.input_size, p.padding) for p in persons]
-        owner = np.repeat(np.arange(len(images)), [len(p.boxes) for p in persons])
-        centers = np.concatenate([region[0] for region in regions])
-        extents = np.concatenate([region[1] for region in regions])
-
-        parts = []
-        for start in range(0, len(owner), MAX_BATCH):
-            part = slice(start, start + MAX_BATCH)
-            clock = time.perf_counter()
-            crops = self._crop(images, owner[part], centers[part], extents[part])
-            clock = lap(times, "preprocess", clock)
-            heatmaps = self._heatmaps(crops)
-            clock = lap(times, "inference", clock)
-            parts.append(self._decode(heatmaps, centers[part], extents[part]))
-            lap(times, "postprocess", clock)
-
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        owner: NDArray[np.intp],
+        affine: NDArray[np.float64],
+        times: StageTimes,
+    ) -> MapJoints:
+        """See `CropRunner`."""
         clock = time.perf_counter()
-        poses = self._split(parts, persons)
+        crops = self._crop(images, owner, affine)
+        clock = lap(times, "preprocess", clock)
+        heatmaps = self._heatmaps(crops)
+        clock = lap(times, "inference", clock)
+        joints = self._decode(heatmaps)
         lap(times, "postprocess", clock)
-        return poses, times
+        return joints
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
 
     def _crop(
-        self, images: Sequence[NDArray[np.uint8]], owner: NDArray[np.intp], centers: Floats, extents: Floats
+        self, images: Sequence[NDArray[np.uint8]], owner: NDArray[np.intp], affine: NDArray[np.float64]
     ) -> Batch:
         spec = self._spec
         n = len(owner)
         if len(self._crops) < n:
             self._crops = np.empty(self._batches.shape(n, spec.input_size), self._batches.dtype)
             self._mirrored = np.empty_like(self._crops) if self._flip_test else self._crops[:0]
-        affine = crop_affine(centers, extents, spec.input_size, spec.coordinates)
         for index in range(owner[0], owner[-1] + 1):
             first, last = np.searchsorted(owner, [index, index + 1])
             if first == last:  # a picture without persons
@@ -145,10 +158,7 @@ class TopDown:
             out=heatmaps if heatmaps.dtype == np.float32 else None,
         )
 
-    def _decode(
-        self, heatmaps: NDArray[Any], centers: Floats, extents: Floats
-    ) -> tuple[Floats, Floats, Floats | None]:
-        """Joints (n, k, 2) in picture pixels, raw scores (n, k), covariance (n, k, 2, 2) or None."""
+    def _decode(self, heatmaps: NDArray[Any]) -> MapJoints:
         decoder = self._spec.decoder
         covariance = None
         if decoder.name == "soft_argmax":
@@ -159,12 +169,90 @@ class TopDown:
             coords, scores = self._kernels.argmax_offset(heatmaps, decoder.refine)
             coords[scores <= 0] = np.nan  # no peak: the coordinates mean nothing
         height, width = heatmaps.shape[2:]
-        affine = crop_affine(centers, extents, (height, width), self._spec.coordinates)
-        keypoints = (apply_affine(affine, coords) - decoder.bias).astype(np.float32)
+        return MapJoints(coords, scores, covariance, (height, width))
+
+
+class TopDown:
+    """The steps from pictures and boxes to joints. One call at a time.
+
+    Args:
+        backend: the loaded model.
+        kernels: namespace of kernels, from `edgepose.kernels.get`.
+        flip_test: average with the mirrored crop, which doubles the network's work.
+        crops: what crops, runs the network and decodes, instead of `HostCrops` with the former three; closed
+            with this.
+
+    Raises:
+        ModelFormatError: the spec asks for what this pipeline does not do.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        kernels: Kernels,
+        *,
+        flip_test: bool = False,
+        crops: CropRunner | None = None,
+    ) -> None:
+        spec = backend.spec
+        if spec.task != "topdown":
+            raise ModelFormatError(f"model {spec.name!r} is {spec.task}; give a top-down model")
+        if spec.decoder.name == "soft_argmax" and spec.decoder.refine == "taylor":
+            raise ModelFormatError(
+                f"model {spec.name!r} asks for a Taylor step after soft-argmax, which has no meaning; "
+                "use refine 'quarter' or None"
+            )
+        self._spec = spec
+        self._crops = crops or HostCrops(backend, kernels, flip_test=flip_test)
+
+    def __call__(
+        self, images: Sequence[NDArray[np.uint8]], persons: Sequence[PersonBoxes]
+    ) -> tuple[list[Poses], StageTimes]:
+        """Estimate the poses of all persons of all pictures, batched over both.
+
+        Args:
+            images: BGR uint8 (H, W, 3) pictures.
+            persons: the boxes of each.
+
+        Returns:
+            The poses of each picture, persons in the order of its boxes, and the time per stage.
+        """
+        times = StageTimes()
+        spec = self._spec
+        regions = [box_to_region(p.boxes, spec.input_size, p.padding) for p in persons]
+        owner = np.repeat(np.arange(len(images)), [len(p.boxes) for p in persons])
+        centers = np.concatenate([region[0] for region in regions])
+        extents = np.concatenate([region[1] for region in regions])
+
+        parts = []
+        for start in range(0, len(owner), MAX_BATCH):
+            part = slice(start, start + MAX_BATCH)
+            affine = crop_affine(centers[part], extents[part], spec.input_size, spec.coordinates)
+            joints = self._crops(images, owner[part], affine, times)
+            clock = time.perf_counter()
+            parts.append(self._in_picture(joints, centers[part], extents[part]))
+            lap(times, "postprocess", clock)
+
+        clock = time.perf_counter()
+        poses = self._split(parts, persons)
+        lap(times, "postprocess", clock)
+        return poses, times
+
+    def close(self) -> None:
+        """Release what the steps hold besides the model."""
+        self._crops.close()
+
+    def _in_picture(
+        self, joints: MapJoints, centers: Floats, extents: Floats
+    ) -> tuple[Floats, Floats, Floats | None]:
+        """Joints (n, k, 2) in picture pixels, raw scores (n, k), covariance (n, k, 2, 2) or None."""
+        affine = crop_affine(centers, extents, joints.size, self._spec.coordinates)
+        keypoints = (apply_affine(affine, joints.coords) - self._spec.decoder.bias).astype(np.float32)
+        covariance = joints.covariance
         if covariance is not None:
             scale = affine[:, [0, 1], [0, 1]]  # the maps have no rotation or shear
             covariance = (covariance * (scale[:, None, :, None] * scale[:, None, None, :])).astype(np.float32)
-        return keypoints, scores, covariance
+        return keypoints, joints.scores, covariance
 
     def _split(
         self, parts: list[tuple[Floats, Floats, Floats | None]], persons: Sequence[PersonBoxes]

@@ -28,14 +28,13 @@ from edgepose.pipeline.bottomup import (
     Decoded,
     check_scales,
     decode_maps,
-    fitted_region,
-    input_region,
     keypoint_boxes,
     map_pass,
     person_score,
     split_outputs,
     to_picture,
 )
+from edgepose.pipeline.regions import MAX_ASPECT, fitted_region, input_region
 
 KERNELS = kernels.get("numpy")
 PEOPLE = [[(40.3, 50.2), (70.4, 60.1)], [(150.2, 80.7), (170.9, 100.3)]]
@@ -87,7 +86,7 @@ class TestRegions:
     def test_long_pictures_do_not_blow_up(self, size: tuple[int, int]) -> None:
         region = input_region(*size, 512)
         assert min(region.size) == 512
-        assert max(region.size) <= 512 * bottomup.MAX_ASPECT
+        assert max(region.size) <= 512 * MAX_ASPECT
         height, width = size
         assert region.extent[0] >= width
         assert region.extent[1] >= height
