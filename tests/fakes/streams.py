@@ -1,4 +1,4 @@
-"""Work on fake CUDA streams: done at once, or recorded while the emulated `_cuda` module captures the stream."""
+"""Work on fake CUDA streams: done at once, or recorded while the emulated module captures the stream."""
 
 from __future__ import annotations
 
