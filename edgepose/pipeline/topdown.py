@@ -25,7 +25,7 @@ from edgepose.pipeline.poses import Floats, Poses, StageTimes, lap
 __all__ = ["CropRunner", "HostCrops", "MapJoints", "PersonBoxes", "TopDown", "person_score"]
 
 MAX_BATCH = 32
-"""Crops per run of the network; bounds its memory."""
+"""Crops per run of the network on the CPU; bounds its memory."""
 JOINT_SCORE_FLOOR = 0.2
 """Joints above it enter a person's score, as in the official COCO evaluation (``IN_VIS_THRE``)."""
 
@@ -69,7 +69,13 @@ class MapJoints(NamedTuple):
 
 
 class CropRunner(Protocol):
-    """Crops, network and decoder as one step."""
+    """Crops, network and decoder as one step.
+
+    Attributes:
+        batch: the most regions of a call.
+    """
+
+    batch: int
 
     def __call__(
         self,
@@ -99,6 +105,8 @@ class HostCrops:
         kernels: namespace of kernels, from `edgepose.kernels.get`.
         flip_test: average with the mirrored crop, which doubles the network's work.
     """
+
+    batch = MAX_BATCH
 
     def __init__(self, backend: Backend, kernels: Kernels, *, flip_test: bool = False) -> None:
         self._backend = backend
@@ -225,8 +233,8 @@ class TopDown:
         extents = np.concatenate([region[1] for region in regions])
 
         parts = []
-        for start in range(0, len(owner), MAX_BATCH):
-            part = slice(start, start + MAX_BATCH)
+        for start in range(0, len(owner), self._crops.batch):
+            part = slice(start, start + self._crops.batch)
             affine = crop_affine(centers[part], extents[part], spec.input_size, spec.coordinates)
             joints = self._crops(images, owner[part], affine, times)
             clock = time.perf_counter()

@@ -64,7 +64,7 @@ def test_top_down(
     boxes = [[[0, 0, 143, 191], [10, 5, 140, 180]], [[0, 0, 199, 149]] * 5]
     with Estimator(source, flip_test=flip_test) as floats, Estimator(pixels, flip_test=flip_test) as bytes_:
         expected = floats(pictures, boxes=boxes)
-        monkeypatch.setattr(topdown, "MAX_BATCH", 3)
+        monkeypatch.setattr(topdown.HostCrops, "batch", 3)
         for found, wanted in zip(bytes_(pictures, boxes=boxes), expected, strict=True):
             assert len(found) == len(wanted)
             np.testing.assert_allclose(found.keypoints, wanted.keypoints, atol=0.5)

@@ -186,7 +186,7 @@ def test_many_crops_are_few_runs_and_keep_their_order(
     np.testing.assert_allclose(results[0].keypoints[:, 0, 0], 50, atol=1)
     np.testing.assert_allclose(results[2].keypoints[:, 0, 0], 90, atol=1)
 
-    monkeypatch.setattr(topdown, "MAX_BATCH", 4)
+    monkeypatch.setattr(topdown.HostCrops, "batch", 4)
     batches.clear()
     chunked = estimator(pictures, boxes=boxes)
     assert batches == [4, 4, 2]
