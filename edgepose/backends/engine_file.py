@@ -130,6 +130,7 @@ class EngineBuild:
             **{item.name: isinstance(values[item.name], str) for item in fields(self) if item.type == "str"},
             "version_compatible": isinstance(values["version_compatible"], bool),
             "hardware_compatible": values["hardware_compatible"] in (None, *COMPATIBILITIES),
+            "flags": isinstance(values["flags"], (list, tuple)),
             "dla": dla is None or (type(dla) is int and dla >= 0),
         }
         if all(usable.values()):
