@@ -77,9 +77,9 @@ class Backend(Protocol):
         """What serves and why, ready for JSON.
 
         Returns:
-            ``name``, ``version``, ``device``, ``threads``; ``reason``, in one sentence why this runtime and
-            device serve; and of ONNX Runtime ``providers``, and on CUDA ``device_memory``, either
-            ``"pycuda"`` or why `device_network` has none; of OpenVINO ``precision``, that of layers in
+            ``name``, ``version``, ``device``; ``reason``, in one sentence why this runtime and device serve;
+            ``threads``, but of TensorRT; and of ONNX Runtime ``providers``, and on CUDA ``device_memory``:
+            ``"pycuda"`` or why `device_network` gives None; of OpenVINO ``precision``, that of layers in
             floating point; of TensorRT ``gpu``, ``compute_capability``, ``precision``, ``typing`` and
             ``batch_sizes``.
         """
