@@ -1,16 +1,22 @@
-"""TensorRT's package and its log: it logs why a call failed and returns nothing, so that errors quote it."""
+"""TensorRT's package, its version and its log: it logs why a call failed, so that errors quote it."""
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import deque
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from edgepose.errors import BackendUnavailableError
 from edgepose.optional import require
 
-__all__ = ["import_tensorrt", "quoted", "tensorrt_logger"]
+__all__ = ["import_tensorrt", "quoted", "tensorrt_logger", "version_of"]
+
+OLDEST = (8, 6)
+WRONG = (10, 2, 0)
+"""Computes wrong results without a word."""
 
 KEPT = 400
 """Lines of the log that are kept."""
@@ -26,9 +32,24 @@ def import_tensorrt(purpose: str) -> Any:
     """Import TensorRT, which touches no GPU yet.
 
     Raises:
-        BackendUnavailableError: it is not installed or does not load; `purpose` is the message's subject.
+        BackendUnavailableError: it is not installed, does not load, is too old, or is the one that computes
+            wrong results; `purpose` is the message's subject.
     """
-    return require("tensorrt", purpose, "edgepose[tensorrt]")
+    trt = require("tensorrt", purpose, "edgepose[tensorrt]")
+    version = version_of(trt)
+    if version < OLDEST or version[:3] == WRONG:
+        why = "which computes wrong results" if version >= OLDEST else "which is too old"
+        raise BackendUnavailableError(
+            f"{purpose} needs TensorRT 8.6 or later, but not 10.2.0; found {trt.__version__}, {why}; install "
+            "another"
+        )
+    return trt
+
+
+def version_of(trt: Any) -> tuple[int, ...]:
+    """The version of the package, to compare."""
+    match = re.match(r"\d+(?:\.\d+)*", str(trt.__version__))
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def tensorrt_logger(trt: Any) -> Any:
