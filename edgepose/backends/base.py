@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +16,22 @@ from numpy.typing import NDArray
 from edgepose.errors import InvalidInputError
 from edgepose.spec import ModelSpec
 
+if TYPE_CHECKING:
+    from edgepose.backends.device import Device, Stream
+
 __all__ = [
     "HEATMAPS",
     "INPUT",
     "TAGS",
     "Backend",
     "Batch",
+    "Binding",
+    "DeviceArray",
+    "DeviceNetwork",
     "channels_fit",
     "check_device",
     "default_threads",
+    "device_network",
     "input_port",
     "sides_of",
     "wanted_outputs",
@@ -69,13 +77,106 @@ class Backend(Protocol):
         """What serves and why, ready for JSON.
 
         Returns:
-            ``name``, ``version``, ``device``, ``threads``; ``reason``, in one sentence why this runtime and
-            device serve; and of ONNX Runtime ``providers``, of OpenVINO ``precision``, that of layers in
-            floating point.
+            ``name``, ``version``, ``device``; ``reason``, in one sentence why this runtime and device serve;
+            ``threads``, but of TensorRT; and of ONNX Runtime ``providers``, and on CUDA ``device_memory``:
+            ``"pycuda"`` or why `device_network` gives None; of OpenVINO ``precision``, that of layers in
+            floating point; of TensorRT ``gpu``, ``compute_capability``, ``precision``, ``typing`` and
+            ``batch_sizes``.
         """
 
     def close(self) -> None:
         """Release the model. `run` must not be called again."""
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """An array in a device's memory, C-contiguous.
+
+    Attributes:
+        pointer: its address there.
+        shape: as of a numpy array.
+        dtype: of its elements.
+    """
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3; whoever reads it sees to the order of streams."""
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.pointer, False),
+            "strides": None,
+            "version": 3,
+            "stream": None,
+        }
+
+
+class Binding(Protocol):
+    """Buffers on the device and all that a network needs to run on them, for one shape of its input.
+
+    Attributes:
+        input: written before `enqueue`.
+        outputs: by name, as `Backend.run` returns them, float32 or float16; written by `enqueue`.
+    """
+
+    @property
+    def input(self) -> DeviceArray: ...
+    @property
+    def outputs(self) -> Mapping[str, DeviceArray]: ...
+
+    def enqueue(self, stream: int) -> None:
+        """Put one run of the network on a stream, by its handle; nothing is waited for.
+
+        Raises:
+            BackendUnavailableError: the run is refused, or this is closed.
+        """
+
+    def close(self) -> None:
+        """Release the buffers, once work on them has ended. May be called twice, from any thread."""
+
+
+class DeviceNetwork(Protocol):
+    """A network that reads and writes a CUDA device's memory. See `device_network`.
+
+    Attributes:
+        cuda: its device.
+        capturable: whether `Binding.enqueue` may be captured into a CUDA graph, after one run without.
+        batch_sizes: the least and the greatest n that it takes.
+        stream: the one stream that it runs on, which others can only wait for; None: any.
+    """
+
+    capturable: bool
+
+    @property
+    def cuda(self) -> Device: ...
+    @property
+    def batch_sizes(self) -> tuple[int, int]: ...
+    @property
+    def stream(self) -> Stream | None: ...
+
+    def bind(self, shape: tuple[int, ...]) -> Binding:
+        """Buffers and a context of their own for an input of this shape, so that both can be kept.
+
+        Args:
+            shape: (n, 3, h, w) or (n, h, w, 3), as `Backend.run`'s batch.
+
+        Raises:
+            BackendUnavailableError: the network does not take the shape, or there is no memory for it.
+        """
+
+
+def device_network(backend: Backend) -> DeviceNetwork | None:
+    """The same backend as a network on a CUDA device, None where it is none."""
+    return cast("DeviceNetwork", backend) if getattr(backend, "cuda", None) is not None else None
 
 
 def wanted_outputs(spec: ModelSpec, names: Sequence[str]) -> list[str]:
