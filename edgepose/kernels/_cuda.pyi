@@ -1,0 +1,72 @@
+# Addresses are device addresses and streams are handles, both as whole numbers; 0 is the default stream.
+
+LAYOUTS: dict[str, dict[str, int]]
+
+class Graph:
+    def launch(self, stream: int) -> None: ...
+    def close(self) -> None: ...
+
+def use_device(device: int) -> None: ...
+def allocate(bytes: int) -> int: ...
+def free(pointer: int) -> None: ...
+def copy_in(to: int, source: int, bytes: int, stream: int) -> None: ...
+def copy_out(to: int, source: int, bytes: int, stream: int) -> None: ...
+def synchronize(stream: int) -> None: ...
+def begin_capture(stream: int) -> None: ...
+def end_capture(stream: int) -> Graph: ...
+def crop_normalize(
+    sources: int,
+    count: int,
+    height: int,
+    width: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    fill: tuple[float, float, float],
+    swap_rb: bool,
+    out: int,
+    stream: int,
+) -> None: ...
+def crop_pixels(
+    sources: int, count: int, height: int, width: int, rgb: bool, out: int, stream: int
+) -> None: ...
+def soft_argmax(
+    maps: int,
+    half: bool,
+    count: int,
+    height: int,
+    width: int,
+    beta: float,
+    coords: int,
+    scores: int,
+    covariance: int,
+    stream: int,
+) -> None: ...
+def argmax_offset(
+    maps: int,
+    half: bool,
+    count: int,
+    height: int,
+    width: int,
+    refine: str | None,
+    coords: int,
+    scores: int,
+    stream: int,
+) -> None: ...
+def quarter_offset(
+    maps: int, half: bool, count: int, height: int, width: int, coords: int, out: int, stream: int
+) -> None: ...
+def flip_average(
+    maps: int,
+    flipped: int,
+    half: bool,
+    count: int,
+    height: int,
+    width: int,
+    order: int,
+    joints: int,
+    shift: bool,
+    out: int,
+    stream: int,
+) -> None: ...
+def mirror_planes(images: int, rows: int, width: int, out: int, stream: int) -> None: ...
+def mirror_pixels(images: int, rows: int, width: int, out: int, stream: int) -> None: ...
