@@ -8,6 +8,7 @@
 
 #include "../cuda/device_kernels.hpp"
 #include "../cuda/launch.hpp"
+#include "cuda_pose_maps.hpp"
 
 namespace edgepose::bindings {
 namespace {
@@ -125,6 +126,7 @@ PYBIND11_MODULE(EDGEPOSE_CUDA_MODULE, m) {
   m.def("flip_average", &flip_average, py::arg("maps"), py::arg("flipped"), py::arg("half"), py::arg("count"),
         py::arg("height"), py::arg("width"), py::arg("order"), py::arg("joints"), py::arg("shift"),
         py::arg("out"), py::arg("stream"));
+  define_cuda_pose_maps(m);
 #ifdef EDGEPOSE_EMULATION
   m.def(
       "submit",
