@@ -14,6 +14,7 @@
 
 #include "../cuda/device_kernels.hpp"
 #include "../cuda/launch.hpp"
+#include "cuda_pose_maps.hpp"
 
 namespace edgepose::bindings {
 namespace {
@@ -212,6 +213,7 @@ PYBIND11_MODULE(EDGEPOSE_CUDA_MODULE, m) {
         py::arg("out"), py::arg("stream"));
   m.def("mirror_pixels", &mirror_pixels, unlocked, py::arg("images"), py::arg("rows"), py::arg("width"),
         py::arg("out"), py::arg("stream"));
+  define_cuda_pose_maps(m);
 #ifdef EDGEPOSE_EMULATION
   m.def(
       "submit",

@@ -4,16 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "resize.hpp"
+#include "arena.hpp"
+#include "costs.hpp"
+#include "simd.hpp"
 
 namespace edgepose::EDGEPOSE_ISA {
-
-// A pair of costs, compared by the first, then by the second: first * 2^64 + second.
-__extension__ typedef __int128 PairCost;
-
-inline PairCost pair_cost(std::int64_t first, std::int64_t second) {
-  return static_cast<PairCost>(first) * (static_cast<PairCost>(1) << 64) + second;
-}
 
 // `optimal_assignment` of the reference.
 class ShortestPaths {

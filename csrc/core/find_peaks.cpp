@@ -1,4 +1,5 @@
 // Peaks of the final heatmaps: only tiles whose bound is above the threshold are evaluated.
+#include "peak_limit.hpp"
 #include "pose_maps.hpp"
 #include "pose_planes.hpp"
 
@@ -61,12 +62,6 @@ class Best {
   Entry* entries_;
   int capacity_, count_ = 0;
 };
-
-// The least float that is above the threshold; infinity also where there is none.
-float least_above(double threshold) {
-  const float nearest = static_cast<float>(threshold);
-  return static_cast<double>(nearest) > threshold ? nearest : nextafterf(nearest, kInfinity);
-}
 
 // Searches one joint's final map.
 class Search {

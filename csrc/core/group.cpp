@@ -1,27 +1,11 @@
 #include "group.hpp"
 
+#include <new>
+
 #include "assignment.hpp"
 
 namespace edgepose::EDGEPOSE_ISA {
 namespace {
-
-constexpr double kFixedPoint = 0x1p28;
-constexpr double kMaxDistance = 65536, kMaxScore = 0x1p22;
-constexpr double kUnrealCost = 1e10;
-constexpr double kAllWhole = 0x1p52;
-
-// The nearest whole number, to even, for |value| < 2^51.
-double nearest_whole(double value) {
-  const double magic = 1.5 * kAllWhole;
-  return (value + magic) - magic;
-}
-
-// A score as it counts in costs.
-double usable_score(float score) {
-  if (score != score) return 0;
-  const double value = score;
-  return value < -kMaxScore ? -kMaxScore : value > kMaxScore ? kMaxScore : value;
-}
 
 class Grouping {
  public:
@@ -123,10 +107,7 @@ class Grouping {
         const double* mean = means_ + t * static_cast<std::size_t>(references);
         for (int j = 0; j < references; ++j) to[j] += (tag - mean[j]) * (tag - mean[j]);
       }
-      for (int j = 0; j < references; ++j) {
-        const double root = sqrt(to[j]);
-        to[j] = root < kMaxDistance ? root : kMaxDistance;  // NaN is that far, too
-      }
+      for (int j = 0; j < references; ++j) to[j] = usable_distance(to[j]);
     }
   }
 

@@ -2,8 +2,7 @@
 // together make, pixel by pixel, row by row, or as bounds over tiles. The final map is never held whole.
 //
 // Every rounding below is one that edgepose/kernels/reference_bottomup.py states. Bounds rest on the
-// monotony of rounded sums and products; a bilinear mean exceeds its largest tap by a few roundings at
-// most, which `raised` covers.
+// monotony of rounded sums and products, and on `raised`.
 #pragma once
 
 #include <new>
@@ -14,21 +13,6 @@
 namespace edgepose::EDGEPOSE_ISA {
 
 constexpr int kTile = 16;  // side, in pixels of the final map
-
-inline int smaller_of(int a, int b) { return a < b ? a : b; }
-inline int larger_of(int a, int b) { return a > b ? a : b; }
-
-inline float raised(float bound) {
-  const float with_rounding = bound + ((bound < 0 ? -bound : bound) * 2e-6f + 1e-37f);
-  return with_rounding == with_rounding ? with_rounding : bound;
-}
-
-inline float lowered(float bound) { return -raised(-bound); }
-
-inline float at(const Maps& maps, std::ptrdiff_t channel, int y, int x) {
-  const std::ptrdiff_t i = (channel * maps.height + y) * maps.width + x;
-  return maps.half ? widen(static_cast<const Half*>(maps.data)[i]) : static_cast<const float*>(maps.data)[i];
-}
 
 // A row in single precision: in place, or widened to `scratch`.
 inline const float* row_of(const Maps& maps, std::ptrdiff_t channel, int y, float* scratch) {
@@ -74,22 +58,13 @@ class RowCache {
 };
 
 // What one run says of a joint: its heatmap, or one of its tags, at the size of its last heatmap.
-class Plane {
+class Plane : public PlaneSource {
  public:
-  // `parts` are resized to height x width and averaged.
-  void build(const Maps* parts, int count, int height, int width, bool flipped, int final_height,
-             int final_width, Arena& arena, bool dense) {
-    parts_ = parts;
-    count_ = count;
-    height_ = height;
-    width_ = width;
-    flipped_ = flipped;
-    final_height_ = final_height;
-    final_width_ = final_width;
-    same_size_ = height == final_height && width == final_width;
+  void build(const PlaneSource& source, Arena& arena, bool dense) {
+    static_cast<PlaneSource&>(*this) = source;
     if (!dense) return;
-    rows_.build(height, final_height, same_size_, arena);
-    columns_.build(width, final_width, same_size_, arena);
+    rows_.build(height, final_height, same_size, arena);
+    columns_.build(width, final_width, same_size, arena);
     axes_ = arena.take<Axis>(2 * static_cast<std::size_t>(count));
     caches_ = arena.take<RowCache>(static_cast<std::size_t>(count));
     int widest = width;
@@ -115,36 +90,20 @@ class Plane {
     extent_ = arena.take<float>(3 * static_cast<std::size_t>(width));
   }
 
-  int channel_of(int joint, const std::int64_t* flip) const {
-    if (parts_[0].count == 1) return 0;
-    return flipped_ ? static_cast<int>(flip[joint]) : joint;
-  }
-
-  // One pixel of the final map, from the network's maps alone.
-  float sample(int channel, int y, int x) const {
-    if (same_size_) return pixel(channel, y, x);
-    const Tap v = tap_at(y, height_, final_height_), h = tap_at(x, width_, final_width_);
-    const float above =
-        h.weight0 * pixel(channel, v.first, h.first) + h.weight1 * pixel(channel, v.first, h.second);
-    const float below =
-        h.weight0 * pixel(channel, v.second, h.first) + h.weight1 * pixel(channel, v.second, h.second);
-    return v.weight0 * above + v.weight1 * below;
-  }
-
   // Makes the plane of a channel; the functions below read it.
   void load_channel(int channel) {
     cache_.clear();
     if (in_place_) {
       plane_ =
-          static_cast<const float*>(parts_[0].data) + static_cast<std::ptrdiff_t>(channel) * height_ * width_;
+          static_cast<const float*>(parts[0].data) + static_cast<std::ptrdiff_t>(channel) * height * width;
       return;
     }
     plane_ = own_;
-    for (int i = 0; i < count_; ++i) caches_[i].clear();
-    for (int y = 0; y < height_; ++y) {
-      float* to = own_ + static_cast<std::ptrdiff_t>(y) * width_;
-      make_row(channel, y, flipped_ ? row_ : to);
-      if (flipped_) mirror(row_, width_, to);
+    for (int i = 0; i < count; ++i) caches_[i].clear();
+    for (int y = 0; y < height; ++y) {
+      float* to = own_ + static_cast<std::ptrdiff_t>(y) * width;
+      make_row(channel, y, flipped ? row_ : to);
+      if (flipped) mirror(row_, width, to);
     }
   }
 
@@ -153,11 +112,11 @@ class Plane {
   void start_rows() { cache_.clear(); }
   void final_row(int y, int begin, int end, float* out) {
     const auto across = [&](int row, float* to) {
-      const float* from = plane_ + static_cast<std::ptrdiff_t>(row) * width_;
+      const float* from = plane_ + static_cast<std::ptrdiff_t>(row) * width;
       resize_row(from, columns_, begin, end, to);
     };
-    if (same_size_) {
-      const float* from = plane_ + static_cast<std::ptrdiff_t>(y) * width_;
+    if (same_size) {
+      const float* from = plane_ + static_cast<std::ptrdiff_t>(y) * width;
       for (int x = begin; x < end; ++x) out[x - begin] = from[x];
     } else {
       const Tap tap = rows_.tap(y);
@@ -170,18 +129,18 @@ class Plane {
   // Largest tap of each column over the rows that the final rows begin to end - 1 read.
   void scan_largest(int begin, int end) {
     const int first = rows_.lowest(begin), last = rows_.highest(end);
-    const float* row = plane_ + static_cast<std::ptrdiff_t>(first) * width_;
+    const float* row = plane_ + static_cast<std::ptrdiff_t>(first) * width;
     int x = 0;
-    for (; x + kLanes <= width_; x += kLanes) {
+    for (; x + kLanes <= width; x += kLanes) {
       Floats best = broadcast(-kInfinity);
       const float* from = row + x;
-      for (int y = first; y <= last; ++y, from += width_) best = larger(load(from), best);
+      for (int y = first; y <= last; ++y, from += width) best = larger(load(from), best);
       store(extent_ + x, best);
     }
-    for (; x < width_; ++x) {
+    for (; x < width; ++x) {
       float best = -kInfinity;
       for (int y = first; y <= last; ++y) {
-        const float value = row[static_cast<std::ptrdiff_t>(y - first) * width_ + x];
+        const float value = row[static_cast<std::ptrdiff_t>(y - first) * width + x];
         best = value > best ? value : best;
       }
       extent_[x] = best;
@@ -192,9 +151,9 @@ class Plane {
   float largest() const {
     Floats lanes = broadcast(-kInfinity);
     int x = 0;
-    for (; x + kLanes <= width_; x += kLanes) lanes = larger(load(extent_ + x), lanes);
+    for (; x + kLanes <= width; x += kLanes) lanes = larger(load(extent_ + x), lanes);
     float best = -kInfinity;
-    for (; x < width_; ++x) best = extent_[x] > best ? extent_[x] : best;
+    for (; x < width; ++x) best = extent_[x] > best ? extent_[x] : best;
     for (int i = 0; i < kLanes; ++i) best = lanes[i] > best ? lanes[i] : best;
     return raised(best);
   }
@@ -208,14 +167,13 @@ class Plane {
   // Least and largest tap of each column, and where one is not finite.
   void scan_range(int begin, int end) {
     const int first = rows_.lowest(begin), last = rows_.highest(end);
-    float *low = extent_, *high = extent_ + width_,
-          *holes = extent_ + 2 * static_cast<std::ptrdiff_t>(width_);
-    const float* top = plane_ + static_cast<std::ptrdiff_t>(first) * width_;
+    float *low = extent_, *high = extent_ + width, *holes = extent_ + 2 * static_cast<std::ptrdiff_t>(width);
+    const float* top = plane_ + static_cast<std::ptrdiff_t>(first) * width;
     int x = 0;
-    for (; x + kLanes <= width_; x += kLanes) {
+    for (; x + kLanes <= width; x += kLanes) {
       Floats least = broadcast(kInfinity), most = broadcast(-kInfinity), hole{};
       const float* from = top + x;
-      for (int y = first; y <= last; ++y, from += width_) {
+      for (int y = first; y <= last; ++y, from += width) {
         const Floats value = load(from);
         least = smaller(value, least);
         most = larger(value, most);
@@ -225,12 +183,12 @@ class Plane {
       store(high + x, most);
       store(holes + x, hole);
     }
-    for (; x < width_; ++x) {
+    for (; x < width; ++x) {
       low[x] = kInfinity;
       high[x] = -kInfinity;
       holes[x] = 0;
       const float* from = top + x;
-      for (int y = first; y <= last; ++y, from += width_) {
+      for (int y = first; y <= last; ++y, from += width) {
         low[x] = *from < low[x] ? *from : low[x];
         high[x] = *from > high[x] ? *from : high[x];
         holes[x] += *from * 0.0f;
@@ -239,7 +197,7 @@ class Plane {
   }
   // Whether all taps are finite; the range where they are, else what bounds nothing.
   bool range(int begin, int end, float* low, float* high) const {
-    const float *lows = extent_, *highs = extent_ + width_, *holes = highs + width_;
+    const float *lows = extent_, *highs = extent_ + width, *holes = highs + width;
     float least = kInfinity, most = -kInfinity, hole = 0;
     const int last = columns_.highest(end);
     for (int x = columns_.lowest(begin); x <= last; ++x) {
@@ -254,62 +212,39 @@ class Plane {
   }
 
  private:
-  bool native_size(int i) const { return parts_[i].height == height_ && parts_[i].width == width_; }
-
-  // One pixel at the plane's own size.
-  float pixel(int channel, int y, int x) const {
-    const int column = flipped_ ? width_ - 1 - x : x;
-    float total = part(0, channel, y, column);
-    for (int i = 1; i < count_; ++i) total += part(i, channel, y, column);
-    return count_ == 1 ? total : total / static_cast<float>(count_);
-  }
-
-  float part(int i, int channel, int y, int x) const {
-    const Maps& maps = parts_[i];
-    if (native_size(i)) return at(maps, channel, y, x);
-    const Tap v = tap_at(y, maps.height, height_), h = tap_at(x, maps.width, width_);
-    const float above =
-        h.weight0 * at(maps, channel, v.first, h.first) + h.weight1 * at(maps, channel, v.first, h.second);
-    const float below =
-        h.weight0 * at(maps, channel, v.second, h.first) + h.weight1 * at(maps, channel, v.second, h.second);
-    return v.weight0 * above + v.weight1 * below;
-  }
-
   void make_row(int channel, int y, float* __restrict out) {
-    for (int i = 0; i < count_; ++i) {
-      const Maps& maps = parts_[i];
+    for (int i = 0; i < count; ++i) {
+      const Maps& maps = parts[i];
       if (native_size(i)) {
         const float* from = row_of(maps, channel, y, raw_row_);
         if (i == 0) {
-          for (int x = 0; x < width_; ++x) out[x] = from[x];
+          for (int x = 0; x < width; ++x) out[x] = from[x];
         } else {
-          for (int x = 0; x < width_; ++x) out[x] += from[x];
+          for (int x = 0; x < width; ++x) out[x] += from[x];
         }
         continue;
       }
       const Axis &rows = axes_[2 * i], &columns = axes_[2 * i + 1];
       const auto across = [&](int row, float* to) {
-        resize_row(row_of(maps, channel, row, raw_row_), columns, 0, width_, to);
+        resize_row(row_of(maps, channel, row, raw_row_), columns, 0, width, to);
       };
       const Tap tap = rows.tap(y);
       const float* above = caches_[i].get(tap.first, across);
       const float* below = caches_[i].get(tap.second, across);
       if (i == 0) {
-        blend_rows(above, below, tap.weight0, tap.weight1, width_, out);
+        blend_rows(above, below, tap.weight0, tap.weight1, width, out);
       } else {
-        for (int x = 0; x < width_; ++x) out[x] += tap.weight0 * above[x] + tap.weight1 * below[x];
+        for (int x = 0; x < width; ++x) out[x] += tap.weight0 * above[x] + tap.weight1 * below[x];
       }
     }
-    if (count_ == 2) {
-      for (int x = 0; x < width_; ++x) out[x] *= 0.5f;
-    } else if (count_ > 2) {
-      for (int x = 0; x < width_; ++x) out[x] /= static_cast<float>(count_);
+    if (count == 2) {
+      for (int x = 0; x < width; ++x) out[x] *= 0.5f;
+    } else if (count > 2) {
+      for (int x = 0; x < width; ++x) out[x] /= static_cast<float>(count);
     }
   }
 
-  const Maps* parts_ = nullptr;
-  int count_ = 0, height_ = 0, width_ = 0, final_height_ = 0, final_width_ = 0;
-  bool flipped_ = false, same_size_ = true, in_place_ = false;
+  bool in_place_ = false;
   Axis rows_, columns_;         // from the plane to the final map
   Axis* axes_ = nullptr;        // from each part to the plane
   RowCache* caches_ = nullptr;  // of each part
@@ -335,9 +270,12 @@ struct Planes {
     for (int i = 0; i < all.run_count; ++i) {
       const PoseRun& run = all.runs[i];
       const Maps& last = run.heatmaps[run.heatmap_count - 1];
+      const bool same_size = last.height == all.height && last.width == all.width;
       const auto make = [&](const Maps* parts, int count, bool dense, Plane* to) {
-        Plane plane;
-        plane.build(parts, count, last.height, last.width, run.flipped, all.height, all.width, arena, dense);
+        const PlaneSource source{parts,      count,     last.height, last.width,
+                                 all.height, all.width, run.flipped, same_size};
+        Plane plane{};
+        plane.build(source, arena, dense);
         if (!arena.counting()) new (to) Plane(plane);
       };
       make(run.heatmaps, run.heatmap_count, dense_heat, heat + i);
@@ -346,17 +284,11 @@ struct Planes {
     if (dense_heat) rows = arena.take<float>(2 * static_cast<std::size_t>(all.width));
   }
 
-  // Puts the runs' values together; `value(i)` is that of run i. Monotone in each.
+  // See `combine` of final_map.hpp.
   template <class Value>
   float combine(const Value& value) const {
-    float total = 0;
-    for (int i = 0; i < maps->run_count; ++i) {
-      float of_scale = value(i);
-      const bool pair = i + 1 < maps->run_count && maps->runs[i + 1].flipped;
-      if (pair) of_scale = (of_scale + value(++i)) * 0.5f;
-      total += of_scale;
-    }
-    return maps->scale_count == 1 ? total : total / static_cast<float>(maps->scale_count);
+    const auto flipped = [&](int i) { return maps->runs[i].flipped; };
+    return edgepose::EDGEPOSE_ISA::combine(maps->run_count, maps->scale_count, flipped, value);
   }
 
   void load_heat(int joint) {
@@ -409,8 +341,8 @@ inline void quarter_towards(const Planes& planes, int joint, int column, int row
   const float left = planes.sample_heat(joint, row, larger_of(column - 1, 0));
   const float below = planes.sample_heat(joint, smaller_of(row + 1, height - 1), column);
   const float above = planes.sample_heat(joint, larger_of(row - 1, 0), column);
-  *dx = right > left ? 0.25f : -0.25f;
-  *dy = below > above ? 0.25f : -0.25f;
+  *dx = quarter_towards(left, right);
+  *dy = quarter_towards(above, below);
 }
 
 }  // namespace edgepose::EDGEPOSE_ISA

@@ -11,11 +11,6 @@ namespace {
 
 constexpr int kArea = kTile * kTile;
 
-int pixel_of(float coordinate, int length) {
-  if (!(coordinate > 0)) return 0;  // NaN too
-  return coordinate < static_cast<float>(length - 1) ? static_cast<int>(coordinate) : length - 1;
-}
-
 // The persons that seek a joint, and where it fits each best. Padded to whole vectors.
 struct Seekers {
   Seekers(std::size_t most, int tags, Arena& arena) {

@@ -2,52 +2,15 @@
 #pragma once
 
 #include <cstddef>
-#include <new>
 
+#include "arena.hpp"
+#include "final_map.hpp"
 #include "simd.hpp"
 
 namespace edgepose::EDGEPOSE_ISA {
 
 // Up to this size the sources of a doubled axis are exact.
 constexpr int kMaxDoubled = 1 << 20;
-
-// The two source pixels that make one pixel, and their weights.
-struct Tap {
-  int first, second;
-  float weight0, weight1;
-};
-
-inline Tap tap_at(int i, int from, int to) {
-  const float scale = static_cast<float>(from) / static_cast<float>(to);
-  const float shifted = (static_cast<float>(i) + 0.5f) * scale - 0.5f;
-  const float source = shifted > 0 ? shifted : 0;
-  const int whole = static_cast<int>(source);
-  const int first = whole < from - 1 ? whole : from - 1;
-  const float offset = source - static_cast<float>(first);
-  const float weight = offset < 1 ? offset : 1;
-  return {first, first < from - 1 ? first + 1 : first, 1 - weight, weight};
-}
-
-// Memory handed out piece by piece; with a null base it only counts.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
-
-  template <class T>
-  T* take(std::size_t count) {
-    used_ = (used_ + 63) / 64 * 64;
-    T* piece = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
-    used_ += count * sizeof(T);
-    return piece;
-  }
-
-  bool counting() const { return !base_; }
-  std::size_t used() const { return used_ + 64; }
-
- private:
-  char* base_;
-  std::size_t used_ = 0;
-};
 
 // The taps of a whole axis.
 struct Axis {

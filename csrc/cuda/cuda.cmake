@@ -2,9 +2,13 @@
 set(cuda_kernels
   csrc/cuda/argmax_offset.cu
   csrc/cuda/crops.cu
+  csrc/cuda/find_peaks.cu
   csrc/cuda/flip_average.cu
+  csrc/cuda/group.cu
   csrc/cuda/mirror.cu
+  csrc/cuda/settle_persons.cu
   csrc/cuda/soft_argmax.cu)
+set(cuda_bindings csrc/bindings/cuda.cpp csrc/bindings/cuda_pose_maps.cpp)
 
 if(EDGEPOSE_CUDA)
   enable_language(CUDA)
@@ -23,7 +27,7 @@ if(EDGEPOSE_CUDA)
     set(EDGEPOSE_CUDA_ARCHITECTURES ${architectures})
   endif()
   message(STATUS "CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${EDGEPOSE_CUDA_ARCHITECTURES}")
-  pybind11_add_module(_cuda csrc/bindings/cuda.cpp ${cuda_kernels})
+  pybind11_add_module(_cuda ${cuda_bindings} ${cuda_kernels})
   set_target_properties(_cuda PROPERTIES
     CUDA_ARCHITECTURES "${EDGEPOSE_CUDA_ARCHITECTURES}" CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON
     CUDA_RUNTIME_LIBRARY Static)
@@ -39,7 +43,7 @@ endif()
 if(EDGEPOSE_EMULATION)
   set_source_files_properties(${cuda_kernels} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
   pybind11_add_module(_cuda_emulated NO_EXTRAS
-    csrc/bindings/cuda.cpp ${cuda_kernels} tests/emulation/emulation.cpp)
+    ${cuda_bindings} ${cuda_kernels} tests/emulation/emulation.cpp)
   target_include_directories(_cuda_emulated PRIVATE tests/emulation)
   target_compile_definitions(_cuda_emulated PRIVATE
     EDGEPOSE_ISA=cuda EDGEPOSE_CUDA_MODULE=_cuda_emulated EDGEPOSE_EMULATION)
