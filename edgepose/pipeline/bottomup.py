@@ -34,6 +34,7 @@ __all__ = [
     "decode_maps",
     "keypoint_boxes",
     "map_pass",
+    "people_limit",
     "person_score",
     "split_outputs",
     "to_picture",
@@ -155,7 +156,7 @@ def decode_maps(
             persons.
         max_persons: find up to so many persons where that is more than ``grouping.max_people``.
     """
-    limit = grouping.max_people if official else max(grouping.max_people, min(max_persons or 0, MAX_PERSONS))
+    limit = people_limit(grouping, official=official, max_persons=max_persons)
     top = limit if official else limit + 1  # one more, to know whether any is left out
     peaks = kernels.aggregate_nms_topk(maps, grouping.window, top, grouping.detection_threshold)
     left_out = bool((peaks.count == top).any())
@@ -177,6 +178,13 @@ def decode_maps(
     if grouping.refine if refine is None else refine:
         persons = kernels.refine(maps, persons)
     return Decoded(persons, person_scores, truncated or left_out)
+
+
+def people_limit(grouping: Grouping, *, official: bool, max_persons: int | None) -> int:
+    """Peaks that are taken per joint, and persons that a joint is compared with; see `decode_maps`."""
+    if official:
+        return grouping.max_people
+    return max(grouping.max_people, min(max_persons or 0, MAX_PERSONS))
 
 
 def person_score(persons: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,10 +27,8 @@ def capture(stream: int, steps: Callable[[], None]) -> _cuda.Graph:
     try:
         steps()
     except BaseException:
-        try:
+        with contextlib.suppress(RuntimeError):  # the failed step has ended it
             _cuda.end_capture(stream).close()
-        except RuntimeError:  # the failed step has ended it
-            pass
         raise
     return _cuda.end_capture(stream)
 

@@ -18,6 +18,7 @@ from edgepose.pipeline.gpu.steps import fill_sources, put_crops, put_mirrored
 from edgepose.pipeline.gpu.work import LeastRecent, Work
 from edgepose.pipeline.poses import StageTimes, lap
 from edgepose.pipeline.topdown import MapJoints
+from edgepose.spec import ModelSpec
 
 __all__ = ["DeviceCrops"]
 
@@ -35,16 +36,17 @@ class DeviceCrops:
 
     Args:
         network: the loaded model.
+        spec: of it.
         flip_test: average with the mirrored crop, which doubles the network's work.
     """
 
-    def __init__(self, network: DeviceNetwork, *, flip_test: bool = False) -> None:
+    def __init__(self, network: DeviceNetwork, spec: ModelSpec, *, flip_test: bool = False) -> None:
+        self._spec = spec
         self.batch = min(network.batch_sizes[1], MAX_BATCH)
         self._network = network
         self._flip_test = flip_test
         self._device = network.cuda
-        self._own_stream = None if network.stream else self._device.stream()
-        self._stream = network.stream or self._own_stream
+        self._stream = network.stream or self._device.stream()
         self._pictures = Pictures(self._device, self._stream)
         self._plans: LeastRecent[_Plan] = LeastRecent(MAX_PLANS)
 
@@ -60,7 +62,8 @@ class DeviceCrops:
         count = min(max(self._network.batch_sizes[0], 1 << (len(owner) - 1).bit_length()), self.batch)
         with self._device.use():
             plan = self._plans.get(
-                count, lambda: _Plan(self._network, self._stream, count, flip_test=self._flip_test)
+                count,
+                lambda: _Plan(self._network, self._spec, self._stream, count, flip_test=self._flip_test),
             )
             placed = self._pictures.put({int(i): images[i] for i in np.unique(owner)})
             fill_sources(plan.sources.array, [placed[int(i)] for i in owner], affine)
@@ -76,15 +79,16 @@ class DeviceCrops:
         with self._device.use():
             self._plans.close()
             self._pictures.close()
-            if self._own_stream is not None:
-                self._own_stream.close()
+            if self._network.stream is None:
+                self._stream.close()
 
 
 class _Plan:
     """All that one batch size takes: memory, and the work on it."""
 
-    def __init__(self, network: DeviceNetwork, stream: Stream, count: int, *, flip_test: bool) -> None:
-        spec = network.spec
+    def __init__(
+        self, network: DeviceNetwork, spec: ModelSpec, stream: Stream, count: int, *, flip_test: bool
+    ) -> None:
         self._spec = spec
         self._count = count
         shape = tuple(input_port(spec, count, spec.input_size)[1])
@@ -117,9 +121,9 @@ class _Plan:
             put_mirrored(spec, own.input, mirrored.input, handle)
             mirrored.enqueue(handle)
             heatmaps, back = own.outputs[HEATMAPS], mirrored.outputs[HEATMAPS].pointer
-            order, shift = self._order, spec.coordinates == "legacy"
+            shift, to = spec.coordinates == "legacy", self._maps.pointer
             _cuda.flip_average(
-                heatmaps.pointer, back, *_form(heatmaps), order, self._joints, shift, self._maps.pointer, handle
+                heatmaps.pointer, back, *_form(heatmaps), self._order, self._joints, shift, to, handle
             )
         self._decode(handle)
         self._results.download(stream)
@@ -158,7 +162,7 @@ class _Plan:
         for binding in self._bindings:
             binding.close()
         for memory in (self.sources, self._results, *self._memory):
-            memory.free()
+            memory.close()
 
 
 def _form(maps: DeviceArray) -> tuple[bool, int, int, int]:
