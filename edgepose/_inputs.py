@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.errors import InvalidInputError
+from edgepose.pipeline.gpu.device_picture import DevicePicture
 from edgepose.result import Source
 from edgepose.sources import Frame, check_image, is_video, read_image
 
@@ -53,15 +54,18 @@ def name_nearest(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def to_frame(image: object, name: str) -> Frame:
-    """A picture of any kind as a `Frame`; files are read."""
+    """A picture of any kind as a `Frame`; files are read, and what lies in device memory stays there."""
     if isinstance(image, Frame):
-        check_image(image.image, name)
+        if not isinstance(image.image, DevicePicture):
+            check_image(image.image, name)
         return image
     if isinstance(image, (str, os.PathLike)):
         path = os.fspath(image)
         if isinstance(path, str) and is_video(path) and Path(path).is_file():
             raise InvalidInputError(f"{name} is a video: {path}; use Estimator.stream")
         return Frame(read_image(path), Source(os.fsdecode(path)))
+    if hasattr(image, "__cuda_array_interface__"):
+        return Frame(DevicePicture.of(image, name))  # type: ignore[arg-type]  # the pipelines know it
     return Frame(check_image(image, name))
 
 

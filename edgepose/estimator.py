@@ -24,13 +24,15 @@ from edgepose._inputs import (
     name_nearest,
     to_frame,
 )
-from edgepose.backends import open_backend, read_model_spec
+from edgepose.backends import device_network, open_backend, read_model_spec
+from edgepose.backends.base import DeviceNetwork
 from edgepose.detectors import Detector, PersonFinder, detect
 from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelNotFoundError
 from edgepose.oks import oks_nms
-from edgepose.pipeline.bottomup import BottomUp, check_scales
+from edgepose.pipeline.bottomup import BottomUp, FrameRunner, check_scales
+from edgepose.pipeline.gpu.device_picture import DevicePicture
 from edgepose.pipeline.poses import Poses, StageTimes
-from edgepose.pipeline.topdown import PersonBoxes, TopDown
+from edgepose.pipeline.topdown import CropRunner, PersonBoxes, TopDown
 from edgepose.result import PoseResult, Timings
 from edgepose.sources import Frame, OnSkip, Skip, SourceLike, log_skip, open_source
 from edgepose.spec import ModelSpec
@@ -212,21 +214,24 @@ class Estimator:
         self._closed = False
         self._told_truncated = False
 
-        implementation = kernel_ops.get(kernels)
         self._own_finder: Estimator | None = None
         self._backend = open_backend(self._path, device=device, runtime=runtime, threads=threads)
+        self._top_down: TopDown | None = None
+        self._bottom_up: BottomUp | None = None
         try:
-            self._set_up(implementation)
+            self._set_up(kernels)
         except BaseException:
             self.close()
             raise
 
-    def _set_up(self, implementation: kernel_ops.Kernels) -> None:
+    def _set_up(self, kernels: str) -> None:
         """Make the pipeline for the opened model, and its detector."""
         spec, options = self._backend.spec, self._options
         detector = options["detector"]
-        self._top_down: TopDown | None = None
-        self._bottom_up: BottomUp | None = None
+        network = device_network(self._backend)
+        around = {} if network is None else {"pipeline": _lacking_on_gpu(kernels) or "whole on the GPU"}
+        self._gpu = network if around.get("pipeline") == "whole on the GPU" else None
+        implementation = kernel_ops.get("cuda" if self._gpu else kernels)
         if spec.task == "topdown":
             for name, default in (("scales", (1.0,)), ("refine", None), ("official_grouping", False)):
                 if options[name] != default:
@@ -234,7 +239,9 @@ class Estimator:
                         f"{name} serves bottom-up models; found {options[name]!r} for {spec.name!r}, "
                         "which is top-down; leave it out"
                     )
-            self._top_down = TopDown(self._backend, implementation, flip_test=options["flip_test"])
+            flip_test = options["flip_test"]
+            crops = None if self._gpu is None else _device_crops(self._gpu, spec, flip_test)
+            self._top_down = TopDown(self._backend, implementation, flip_test=flip_test, crops=crops)
         else:
             if detector is not None:
                 raise InvalidInputError(
@@ -251,13 +258,15 @@ class Estimator:
                 refine=options["refine"],
                 official=options["official_grouping"],
                 max_persons=options["max_persons"],
+                frames=None if self._gpu is None else _device_frames(self._gpu, spec, options),
             )
         self._detector = self._open_detector(detector)
         finds = self._bottom_up is not None or isinstance(self._detector, PersonFinder)
         threshold = options["score_threshold"]
         default_threshold = SCORE_THRESHOLD["bottomup" if finds else "topdown"]
         self._score_threshold = default_threshold if threshold is None else threshold
-        self._info = EstimatorInfo(self._path, spec, self._backend.describe(), implementation.status())
+        backend = {**self._backend.describe(), **around}
+        self._info = EstimatorInfo(self._path, spec, backend, implementation.status())
 
     def _open_detector(self, detector: Any) -> Detector | PersonFinder | None:
         """The detector, ready to find persons; a model's file is opened with this estimator's options."""
@@ -372,6 +381,9 @@ class Estimator:
         with self._lock:
             if not self._closed:
                 self._closed = True
+                for steps in (self._top_down, self._bottom_up):
+                    if steps is not None:
+                        steps.close()
                 self._backend.close()
                 if self._own_finder is not None:
                     self._own_finder.close()
@@ -444,6 +456,12 @@ class Estimator:
     ) -> tuple[list[Poses], StageTimes]:
         """All persons of the pictures, or of their boxes."""
         images = [item.image for item in frames]
+        if self._gpu is None and any(isinstance(image, DevicePicture) for image in images):
+            raise InvalidInputError(
+                "a picture in device memory cannot be used; found that crops and decoding run on the CPU "
+                f"({self.info.backend.get('pipeline', 'as the network does')}); give a numpy array, or run a "
+                "TensorRT engine with edgepose's CUDA kernels"
+            )
         if self._bottom_up is not None:
             for given, name in zip(boxes, names, strict=True):
                 if given is not None:
@@ -510,6 +528,45 @@ class Estimator:
             check_places(boxes, image.shape[:2], name)
             return PersonBoxes(boxes, scores, self.info.spec.padding)
         return PersonBoxes.of_picture(image) if self._detector is None else None
+
+
+def _lacking_on_gpu(kernels: str) -> str:
+    """Why the steps around a network on the GPU run on the CPU; empty where they run there, too.
+
+    Raises:
+        BackendUnavailableError: they were asked for there and cannot.
+    """
+    wanted = (kernels == "auto" and os.environ.get("EDGEPOSE_KERNELS")) or kernels
+    if wanted not in ("auto", "cuda"):
+        return f"crops and decoding on the CPU, as kernels {wanted!r} were asked for"
+    try:
+        kernel_ops.get("cuda")
+    except BackendUnavailableError as error:
+        if wanted == "cuda":
+            raise
+        _log.warning("crops and decoding run on the CPU, slower: %s", error)
+        return f"crops and decoding on the CPU: {error}"
+    return ""
+
+
+def _device_crops(network: DeviceNetwork, spec: ModelSpec, flip_test: bool) -> CropRunner:
+    from edgepose.pipeline.gpu.topdown import DeviceCrops  # needs the CUDA kernels
+
+    return DeviceCrops(network, spec, flip_test=flip_test)
+
+
+def _device_frames(network: DeviceNetwork, spec: ModelSpec, options: dict[str, Any]) -> FrameRunner:
+    from edgepose.pipeline.gpu.bottomup import DeviceFrames  # needs the CUDA kernels
+
+    return DeviceFrames(
+        network,
+        spec,
+        scales=options["scales"],
+        flip_test=options["flip_test"],
+        refine=options["refine"],
+        official=options["official_grouping"],
+        max_persons=options["max_persons"],
+    )
 
 
 def _with_own_finder(

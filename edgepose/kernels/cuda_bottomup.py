@@ -166,9 +166,7 @@ class _FinalMaps:
         maps: for `_cuda`, once `place` was called.
     """
 
-    def __init__(
-        self, passes: Sequence[DevicePass], size: tuple[int, int], flip: NDArray[np.int64]
-    ) -> None:
+    def __init__(self, passes: Sequence[DevicePass], size: tuple[int, int], flip: NDArray[np.int64]) -> None:
         self.passes, self.size, self.flip = tuple(passes), size, np.ascontiguousarray(flip, np.int64)
         self.joints = passes[0].heatmaps[0].shape[0]
         self.tag_count = sum(len(run.tags) for run in passes)
@@ -349,9 +347,7 @@ def _check_passes(passes: Sequence[DevicePass], size: tuple[int, int], flip: NDA
         return np.broadcast_to(np.zeros((), np.float16 if item.half else np.float32), item.shape)
 
     runs = tuple(
-        pose_maps.MapPass(
-            tuple(map(stand_in, run.heatmaps)), tuple(map(stand_in, run.tags)), run.flipped
-        )
+        pose_maps.MapPass(tuple(map(stand_in, run.heatmaps)), tuple(map(stand_in, run.tags)), run.flipped)
         for run in passes
     )
     pose_maps.check_maps(PoseMaps(runs, size, flip), tagged=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.backends.base import HEATMAPS, TAGS, Binding, DeviceArray, DeviceNetwork, input_port
-from edgepose.backends.device import Stream
+from edgepose.backends.device import Held, Stream
 from edgepose.kernels import _cuda
 from edgepose.kernels.cuda import CROP_SOURCE
 from edgepose.kernels.cuda_bottomup import DevicePass, MapsAt, PoseMapsOnDevice
@@ -28,7 +28,7 @@ MAX_PLANS = 4
 """Picture sizes whose memory and graphs are kept."""
 
 
-class DeviceFrames:
+class DeviceFrames(Held):
     """A `edgepose.pipeline.bottomup.FrameRunner` that runs whole on the GPU. One call at a time.
 
     Args:
@@ -57,10 +57,10 @@ class DeviceFrames:
         self._refine = refine
         self._official = official
         self._max_persons = max_persons
-        self._device = network.cuda
-        self._stream = network.stream or self._device.stream()
-        self._pictures = Pictures(self._device, self._stream)
+        self._stream = network.stream or network.cuda.stream()
+        self._pictures = Pictures(network.cuda, self._stream)
         self._plans: LeastRecent[_Plan] = LeastRecent(MAX_PLANS)
+        super().__init__(network.cuda)
 
     def __call__(
         self,
@@ -71,7 +71,7 @@ class DeviceFrames:
     ) -> tuple[Decoded, tuple[int, int]]:
         """See `edgepose.pipeline.bottomup.FrameRunner`."""
         clock = time.perf_counter()
-        with self._device.use():
+        with self.device.use():
             sizes = tuple(region.size for region in regions)
             plan = self._plans.get((sizes, size), lambda: self._plan(sizes, size))
             placed = self._pictures.put({0: image})
@@ -112,13 +112,11 @@ class DeviceFrames:
             raise
         return _Plan(self._network, self._stream, runs, maps, size)
 
-    def close(self) -> None:
-        """Release memory, graphs and stream; may be called twice, before or after the network's."""
-        with self._device.use():
-            self._plans.close()
-            self._pictures.close()
-            if self._network.stream is None:
-                self._stream.close()
+    def _release(self) -> None:
+        self._plans.close()
+        self._pictures.close()
+        if self._network.stream is None:
+            self._stream.close()
 
 
 class _Runs:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgepose.backends.base import DeviceArray, sides_of
 from edgepose.kernels import _cuda
-from edgepose.pipeline.gpu.pictures import DevicePicture
+from edgepose.pipeline.gpu.device_picture import DevicePicture
 from edgepose.spec import ModelSpec
 
 __all__ = ["capture", "fill_sources", "put_crops", "put_mirrored"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.backends.base import HEATMAPS, DeviceArray, DeviceNetwork, input_port
-from edgepose.backends.device import Stream
+from edgepose.backends.device import Held, Stream
 from edgepose.kernels import _cuda
 from edgepose.kernels.cuda import CROP_SOURCE
 from edgepose.pipeline.gpu.pictures import Pictures
@@ -28,7 +28,7 @@ MAX_PLANS = 8
 """Batch sizes whose memory and graphs are kept: all powers of two up to `MAX_BATCH`, and one between."""
 
 
-class DeviceCrops:
+class DeviceCrops(Held):
     """A `edgepose.pipeline.topdown.CropRunner` that runs whole on the GPU. One call at a time.
 
     Batches are run in sizes of powers of two, so that few sizes have to be prepared; what fills them up
@@ -45,10 +45,10 @@ class DeviceCrops:
         self.batch = min(network.batch_sizes[1], MAX_BATCH)
         self._network = network
         self._flip_test = flip_test
-        self._device = network.cuda
-        self._stream = network.stream or self._device.stream()
-        self._pictures = Pictures(self._device, self._stream)
+        self._stream = network.stream or network.cuda.stream()
+        self._pictures = Pictures(network.cuda, self._stream)
         self._plans: LeastRecent[_Plan] = LeastRecent(MAX_PLANS)
+        super().__init__(network.cuda)
 
     def __call__(
         self,
@@ -60,7 +60,7 @@ class DeviceCrops:
         """See `edgepose.pipeline.topdown.CropRunner`."""
         clock = time.perf_counter()
         count = min(max(self._network.batch_sizes[0], 1 << (len(owner) - 1).bit_length()), self.batch)
-        with self._device.use():
+        with self.device.use():
             plan = self._plans.get(
                 count,
                 lambda: _Plan(self._network, self._spec, self._stream, count, flip_test=self._flip_test),
@@ -74,13 +74,11 @@ class DeviceCrops:
         lap(times, "postprocess", clock)
         return joints
 
-    def close(self) -> None:
-        """Release memory, graphs and stream; may be called twice, before or after the network's."""
-        with self._device.use():
-            self._plans.close()
-            self._pictures.close()
-            if self._network.stream is None:
-                self._stream.close()
+    def _release(self) -> None:
+        self._plans.close()
+        self._pictures.close()
+        if self._network.stream is None:
+            self._stream.close()
 
 
 class _Plan:
