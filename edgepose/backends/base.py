@@ -28,6 +28,7 @@ __all__ = [
     "Binding",
     "DeviceArray",
     "DeviceNetwork",
+    "cache_folder",
     "channels_fit",
     "check_device",
     "default_threads",
@@ -219,6 +220,12 @@ def check_device(device: str) -> str | None:
             f"unknown device {device!r}; give 'auto', 'cpu', 'cuda' or 'cuda:1' (another number)"
         )
     return match[1] or "0" if device.startswith("cuda") else None
+
+
+def cache_folder() -> Path:
+    """Where edgepose keeps what takes long to make; it need not be there yet."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "edgepose"
 
 
 def default_threads() -> int:

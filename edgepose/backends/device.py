@@ -26,6 +26,7 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, for which pycuda has no name: apart
 _lock = threading.RLock()
 _devices: dict[int, Device] = {}
 _process: int | None = None  # the one that initialised CUDA
+_left: list[object] = []  # in a fork: what is its parent's to give back
 _order = itertools.count()
 _at_exit: weakref.WeakValueDictionary[int, Held] = weakref.WeakValueDictionary()
 
@@ -166,13 +167,16 @@ class Held:
 
     def close(self) -> None:
         """Give it back; it must not be used any more. May be called twice, from any thread, in any order."""
-        # Popped in one step, so that only one of several threads goes on; a fork's copy is not its own.
-        if self.__dict__.pop("_open", False) and os.getpid() == _process:
-            try:
-                with self.device._working():
-                    self._release()
-            except BackendUnavailableError as error:
-                _log.warning("a %s could not be given back: %s", type(self).__name__, error)
+        if not self.__dict__.pop("_open", False):  # in one step: only one of several threads goes on
+            return
+        if os.getpid() != _process:
+            _left.append(dict(self.__dict__))
+            return
+        try:
+            with self.device._working():
+                self._release()
+        except BackendUnavailableError as error:
+            _log.warning("a %s could not be given back: %s", type(self).__name__, error)
 
     def _release(self) -> None:
         raise NotImplementedError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
-import os
 import re
 import threading
 import weakref
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.backends.base import INPUT, Batch, DeviceArray, check_device, default_threads
+from edgepose.backends.base import INPUT, Batch, DeviceArray, cache_folder, check_device, default_threads
 from edgepose.backends.device import Device, Held, Stream, open_device
 from edgepose.backends.interface import Port, check_interface
 from edgepose.backends.onnx_metadata import read_spec
@@ -319,7 +318,7 @@ class _Binding(Held):
 
 def _cache_options() -> dict[str, str]:
     """Options by which TensorRT's engines and timings are kept; none where they cannot be."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgepose" / "onnxruntime"
+    folder = cache_folder() / "onnxruntime"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

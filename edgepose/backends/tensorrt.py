@@ -25,8 +25,6 @@ __all__ = ["TensorRtBackend", "TensorRtBinding"]
 SHAPES_KEPT = 6
 """So many input shapes keep their buffers and execution context, in each thread that calls `run`."""
 
-_WRONG_RESULTS = ("10.2.0",)
-"""Versions that compute wrong results without a word."""
 _TYPES = {"FLOAT": "tensor(float)", "HALF": "tensor(float16)", "UINT8": "tensor(uint8)"}
 _NUMPY: dict[str, np.dtype[Any]] = {
     "FLOAT": np.dtype(np.float32),
@@ -70,11 +68,6 @@ class TensorRtBackend:
         self.cuda = open_device(int(number or 0))
         trt = import_tensorrt("running an engine")
         self._version = str(trt.__version__)
-        if self._version in _WRONG_RESULTS:
-            raise BackendUnavailableError(
-                f"TensorRT {self._version} cannot serve; it is known to compute wrong results; install "
-                "another version and build the engine with that"
-            )
         here = Platform(self._version, ".".join(map(str, self.cuda.compute_capability)), this_system())
         check_fits(file.built, here)
         self.spec = file.spec
@@ -118,9 +111,8 @@ class TensorRtBackend:
                 profile = engine.get_tensor_profile_shape(INPUT, 0)
                 lowest, highest = (tuple(map(int, profile[place])) for place in (0, 2))
             self._lowest, self._highest = lowest, highest
-            both = zip(lowest, highest, strict=True)
-            sides = [low if low == high else "?" for low, high in both]
-            inputs[INPUT] = inputs[INPUT]._replace(shape=["?", *sides[1:]])
+            if lowest[1:] == highest[1:]:
+                inputs[INPUT] = inputs[INPUT]._replace(shape=["?", *lowest[1:]])
         found, self.input_size = check_interface(path, self.spec, inputs, outputs)
         return found
 
