@@ -23,6 +23,7 @@ constexpr double kRoundingSteps = 16384.0;
 // Share of a second moment that may be due to the offset of the mean from the point it is taken about.
 constexpr double kMaxOffsetShare = 15.0 / 16.0;
 constexpr double kLogFloor = 1e-10;
+constexpr double kLogOfFloor = -23.025850929940457;
 constexpr double kMinCurvature = 1e-6;
 constexpr double kMaxCondition = 1e-4;
 constexpr double kMaxTaylorStep = 1.0;
@@ -75,7 +76,7 @@ EDGEPOSE_HD Point quarter_step(const T* map, int height, int width, double x, do
 }
 
 EDGEPOSE_HD inline double floored_log(float value) {
-  return log(value > kLogFloor ? static_cast<double>(value) : kLogFloor);  // NaN is not above the floor
+  return value > kLogFloor ? log(static_cast<double>(value)) : kLogOfFloor;  // NaN is not above the floor
 }
 
 EDGEPOSE_HD inline double clipped_step(double step) {

@@ -62,7 +62,12 @@ __device__ int find_peak(const MapReader<T>& reader, Group<T>* stash, unsigned l
   int at = 0;
   for (int first = thread; first < groups; first += kAtOnce * kMapThreads) {
     Group<T> found[kAtOnce];
-    for (int i = 0; i < kAtOnce; ++i) found[i] = reader.load(first + i * kMapThreads);
+    if (reader.aligned && first + (kAtOnce - 1) * kMapThreads < groups) {  // all loads under way at once
+      const auto* all = reinterpret_cast<const Group<T>*>(reader.map);
+      for (int i = 0; i < kAtOnce; ++i) found[i] = all[first + i * kMapThreads];
+    } else {
+      for (int i = 0; i < kAtOnce; ++i) found[i] = reader.load(first + i * kMapThreads);
+    }
     for (int i = 0; i < kAtOnce; ++i) {
       const int group = first + i * kMapThreads;
       if (stash && group < groups) stash[group] = found[i];

@@ -236,6 +236,8 @@ def _results(call: Call, out: Any, shapes: dict[str, tuple[int, ...]]) -> list[i
 def _stack(call: Call, maps: Any) -> tuple[int, bool, int, int, int]:
     """Maps as the launches take them: address, half precision, count, height, width."""
     n, k, height, width = maps.shape
+    if height * width >= 1 << 31 or n * k >= 1 << 31:
+        raise _checks.rejected("heatmaps", maps, "less than 2^31 maps, of less than 2^31 pixels each")
     return call.put(maps), maps.dtype == np.float16, n * k, height, width
 
 
