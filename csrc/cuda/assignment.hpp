@@ -78,6 +78,7 @@ class WarpPaths {
       of_column_[column] = 0;
       row_at_[column] = -1;
     }
+    __syncwarp();
     for (int row = 0; row < rows; ++row) enter(row, columns, cost);
     for (int column = this_lane(); column < columns; column += kWarpSize) {
       if (row_at_[column] >= 0) column_of[row_at_[column]] = column;
@@ -203,7 +204,8 @@ class WarpMunkres {
       prime_of_row_[i] = -1;
       all &= column_covered_[i];
     }
-    return __all_sync(kWholeWarp, all);  // the lanes see each other's writes from here on
+    __syncwarp();
+    return __all_sync(kWholeWarp, all);
   }
 
   // The last zero of the first row that has one, rows and columns taken cyclically from a cell on.
@@ -253,6 +255,7 @@ class WarpMunkres {
         continue;
       }
       const int star = star_of_row_[i];
+      __syncwarp();  // all have read it
       if (this_lane() == 0) prime_of_row_[i] = j;
       if (star < 0) break;
       j = star;
