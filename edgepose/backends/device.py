@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import logging
+import math
 import os
 import threading
 import weakref
@@ -286,21 +287,22 @@ class Staging(Held):
         mapped = device.integrated and device._maps_host
         with device._working():
             flags = cuda.host_alloc_flags.DEVICEMAP if mapped else 0
-            host = cuda.pagelocked_empty(shape, dtype, mem_flags=flags)
+            nbytes = math.prod(shape) * dtype.itemsize
+            host = cuda.pagelocked_empty((max(1, nbytes),), np.uint8, mem_flags=flags)
             self._host: Any = host.base
             self._memory = None
             try:
                 if mapped:
                     self.pointer = int(self._host.get_device_pointer())
                 else:
-                    self._memory = DeviceMemory(device, host.nbytes)
+                    self._memory = DeviceMemory(device, nbytes)
                     self.pointer = self._memory.pointer
             except BaseException:
                 self._host.free()
                 raise
-        self.array = host
-        self.nbytes = int(host.nbytes)
-        self._bytes = host.reshape(-1).view(np.uint8)
+        self.array = host[:nbytes].view(dtype).reshape(shape)
+        self.nbytes = nbytes
+        self._bytes = host[:nbytes]
         super().__init__(device)
 
     def upload(self, stream: Stream, nbytes: int | None = None) -> None:
