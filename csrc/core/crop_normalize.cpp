@@ -3,12 +3,12 @@
 #include "sampling.hpp"
 
 namespace edgepose::EDGEPOSE_ISA {
+
+inline Floats blend(Floats a, Floats b, Floats share) { return a + (b - a) * share; }
+
 namespace {
 
 constexpr double kNoRotation = 1e-9;  // px of drift over a crop below which it counts as upright
-
-inline float blend(float a, float b, float share) { return a + (b - a) * share; }
-inline Floats blend(Floats a, Floats b, Floats share) { return a + (b - a) * share; }
 
 // Channel `c` of the pixels gathered at their first byte, and of those two bytes further on, which
 // hold the last byte of a pixel and the whole next one: no load passes the end of the row.
@@ -16,17 +16,13 @@ inline Floats channel_here(UInts bytes, int c) { return to_floats((Ints)((bytes 
 inline Floats channel_next(UInts bytes, int c) { return to_floats((Ints)((bytes >> (8 * c + 8)) & 255u)); }
 
 // A `Target` of sampling.hpp: planes of float, normalised.
-struct Normalized {
+struct Normalized : Normalization {
   using Share = float;
   static constexpr int kMostInside = 1 << 25;  // any
   struct Row {
     float planes[3][kTile];
   };
 
-  float fill[3];
-  // By channel of the result: where it comes from, and value * gain + offset.
-  int source[3];
-  float gain[3], offset[3];
   std::ptrdiff_t plane;
   float* out;
 
@@ -106,14 +102,8 @@ struct Normalized {
 
 void crop_normalize(const Image& image, const double* affine, std::size_t count, const CropOptions& options,
                     float* out) {
-  Normalized target;
-  for (int c = 0; c < 3; ++c) {
-    target.fill[c] = static_cast<float>(options.fill[c]);
-    target.source[c] = options.swap_rb ? 2 - c : c;
-    target.gain[c] = static_cast<float>(1 / (255 * options.std[c]));
-    target.offset[c] = static_cast<float>(-options.mean[c] / options.std[c]);
-  }
-  target.plane = static_cast<std::ptrdiff_t>(options.height) * options.width;
+  const std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(options.height) * options.width;
+  Normalized target{normalization(options), plane, out};
   for (std::size_t i = 0; i < count; ++i) {
     const double* m = affine + 6 * i;
     target.out = out + static_cast<std::ptrdiff_t>(i) * 3 * target.plane;

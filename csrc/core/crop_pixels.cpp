@@ -4,25 +4,17 @@
 #include "sampling.hpp"
 
 namespace edgepose::EDGEPOSE_ISA {
-namespace {
 
-constexpr int kBits = 8;  // positions are kept to 1/256 px
-constexpr int kSteps = 1 << kBits;
-
-// Of 0 to 255 levels: 128 times the value between two pixels.
-inline int across(int here, int next, int share) { return (here * kSteps + (next - here) * share) >> 1; }
+// The functions of crop_elements.hpp, for vectors.
 inline UShorts across(UShorts here, UShorts next, UShorts share) {
   return ((here << kBits) + (next - here) * share) >> 1;
-}
-
-// The level between two results of `across`.
-inline int down(int upper, int lower, int share) {
-  return (upper + (((lower - upper) * share + kSteps / 2) >> kBits) + 64) >> 7;
 }
 inline UShorts down(UShorts upper, UShorts lower, UShorts share) {
   const Shorts step = multiply_rounded((Shorts)(lower - upper), (Shorts)(share << 7));
   return (upper + (UShorts)step + 64) >> 7;
 }
+
+namespace {
 
 // A `Target` of sampling.hpp: the pixels of a picture, each of which takes four places in vectors.
 struct Pixels {

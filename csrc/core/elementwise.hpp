@@ -23,6 +23,7 @@ constexpr double kRoundingSteps = 16384.0;
 // Share of a second moment that may be due to the offset of the mean from the point it is taken about.
 constexpr double kMaxOffsetShare = 15.0 / 16.0;
 constexpr double kLogFloor = 1e-10;
+constexpr double kLogOfFloor = -23.025850929940457;
 constexpr double kMinCurvature = 1e-6;
 constexpr double kMaxCondition = 1e-4;
 constexpr double kMaxTaylorStep = 1.0;
@@ -48,10 +49,16 @@ EDGEPOSE_HD inline float bits_to_float(std::uint32_t bits) {
 EDGEPOSE_HD inline float widen(float value) { return value; }
 
 EDGEPOSE_HD inline float widen(Half value) {
+#ifdef __CUDA_ARCH__
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+  return wide;
+#else
   const std::uint32_t sign = (value.bits & 0x8000u) << 16;
   const std::uint32_t rest = (value.bits & 0x7fffu) << 13;
   if (rest >= 0x7c00u << 13) return bits_to_float(sign | 0x7f800000u | rest);  // inf, NaN
   return bits_to_float(sign | 0x3f800000u) * (bits_to_float(rest) * 0x1p112f);
+#endif
 }
 
 // A pixel as it counts: NaN is -inf.
@@ -69,21 +76,21 @@ EDGEPOSE_HD Point quarter_step(const T* map, int height, int width, double x, do
 }
 
 EDGEPOSE_HD inline double floored_log(float value) {
-  return log(value > kLogFloor ? static_cast<double>(value) : kLogFloor);  // NaN is not above the floor
+  return value > kLogFloor ? log(static_cast<double>(value)) : kLogOfFloor;  // NaN is not above the floor
 }
 
 EDGEPOSE_HD inline double clipped_step(double step) {
   return step < -kMaxTaylorStep ? -kMaxTaylorStep : step > kMaxTaylorStep ? kMaxTaylorStep : step;
 }
 
-// One Newton step on the logarithm of the map, from the peak at (column, row).
-template <class T>
-EDGEPOSE_HD Point taylor_step(const T* map, int height, int width, int column, int row) {
-  if (column < 2 || column >= width - 2 || row < 2 || row >= height - 2) return {0, 0};
-  const T* peak = map + static_cast<std::ptrdiff_t>(row) * width + column;
-  const auto at = [&](std::ptrdiff_t dx, std::ptrdiff_t dy) {
-    return floored_log(widen(peak[dy * width + dx]));
-  };
+// Whether all pixels that a Newton step takes lie in the map.
+EDGEPOSE_HD inline bool has_taylor_step(int height, int width, int column, int row) {
+  return column >= 2 && column < width - 2 && row >= 2 && row < height - 2;
+}
+
+// One Newton step on the logarithm of the map, which is at(dx, dy) that far from the peak.
+template <class At>
+EDGEPOSE_HD Point newton_step(const At& at) {
   const double middle = at(0, 0);
   const double gx = 0.5 * (at(1, 0) - at(-1, 0)), gy = 0.5 * (at(0, 1) - at(0, -1));
   const double xx = 0.25 * (at(2, 0) - 2 * middle + at(-2, 0));
@@ -95,6 +102,23 @@ EDGEPOSE_HD Point taylor_step(const T* map, int height, int width, int column, i
   const double x = (xy * gy - yy * gx) / determinant, y = (xy * gx - xx * gy) / determinant;
   if (!(x - x == 0 && y - y == 0)) return {0, 0};  // not finite
   return {clipped_step(x), clipped_step(y)};
+}
+
+// The floored logarithm of a map around its peak.
+template <class T>
+struct LogMap {
+  const T* peak;
+  int width;
+  EDGEPOSE_HD double operator()(std::ptrdiff_t dx, std::ptrdiff_t dy) const {
+    return floored_log(widen(peak[dy * width + dx]));
+  }
+};
+
+// The Newton step from the peak at (column, row).
+template <class T>
+EDGEPOSE_HD Point taylor_step(const T* map, int height, int width, int column, int row) {
+  if (!has_taylor_step(height, width, column, row)) return {0, 0};
+  return newton_step(LogMap<T>{map + static_cast<std::ptrdiff_t>(row) * width + column, width});
 }
 
 // Index of the pixel whose value is the score of a soft coordinate.
@@ -115,13 +139,20 @@ struct Spread {
   bool accurate;  // false: take the moments again about the pixel nearest to the mean
 };
 
+// Moments over their total.
+struct Means {
+  double x, y, xx, xy, yy;
+};
+
+EDGEPOSE_HD inline Spread central(const Means& m) {
+  const double x = m.x, y = m.y, xx = m.xx - x * x, yy = m.yy - y * y;
+  const bool accurate =
+      (x * x <= kMaxOffsetShare * m.xx && y * y <= kMaxOffsetShare * m.yy) || (rint(x) == 0 && rint(y) == 0);
+  return {x, y, xx > 0 ? xx : 0, m.xy - x * y, yy > 0 ? yy : 0, accurate};
+}
+
 EDGEPOSE_HD inline Spread central(const Moments& m) {
-  const double x = m.x / m.total, y = m.y / m.total;
-  const double second_x = m.xx / m.total, second_y = m.yy / m.total;
-  const double xx = second_x - x * x, yy = second_y - y * y;
-  const bool accurate = (x * x <= kMaxOffsetShare * second_x && y * y <= kMaxOffsetShare * second_y) ||
-                        (rint(x) == 0 && rint(y) == 0);
-  return {x, y, xx > 0 ? xx : 0, m.xy / m.total - x * y, yy > 0 ? yy : 0, accurate};
+  return central(Means{m.x / m.total, m.y / m.total, m.xx / m.total, m.xy / m.total, m.yy / m.total});
 }
 
 }  // namespace edgepose::EDGEPOSE_ISA

@@ -20,30 +20,16 @@
 //                                          kLanes of them, all inside
 #pragma once
 
-#include "kernels.hpp"
+#include "crop_elements.hpp"
 #include "simd.hpp"
 
 namespace edgepose::EDGEPOSE_ISA {
 
 constexpr int kTile = 256;
 
-// Position along one axis: the pixel before it and the share of the next.
-template <class Share>
-struct Tap {
-  int index;
-  Share along;
-};
-
 struct Range {
   int begin, end;
 };
-
-inline double position(double slope, double start, int x) { return slope * x + start; }
-
-// Everything from -1 or beyond the last pixel on is border, so nothing is lost by the clip.
-inline double clipped(double position, int length) {
-  return position < -2 ? -2 : position > length + 1.0 ? length + 1.0 : position;
-}
 
 // The x in [0, count) for which position(slope, start, first + x) lies inside.
 template <class Target>

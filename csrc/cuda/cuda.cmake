@@ -1,6 +1,10 @@
 # The kernels on the device: the module _cuda by nvcc, and for tests _cuda_emulated by the C++ compiler.
 set(cuda_kernels
-  csrc/cuda/flip_average.cu)
+  csrc/cuda/argmax_offset.cu
+  csrc/cuda/crops.cu
+  csrc/cuda/flip_average.cu
+  csrc/cuda/mirror.cu
+  csrc/cuda/soft_argmax.cu)
 list(APPEND cuda_kernels csrc/cuda/find_peaks.cu csrc/cuda/group.cu csrc/cuda/settle_persons.cu)
 set(cuda_bindings csrc/bindings/cuda.cpp csrc/bindings/cuda_pose_maps.cpp)
 

@@ -1,7 +1,10 @@
 """Kernels between image and network and between network and joints.
 
-Each op exists as C++ (``"native"``), numba and numpy, with one contract that
+Each op exists as C++ (``"native"``), numba, numpy and CUDA, with one contract that
 `edgepose.kernels.reference` specifies: read there what each op does, for every input.
+
+``"auto"`` never picks ``"cuda"``: it serves arrays that lie on the device, or tests; for others the way
+to the device and back costs more than the work there saves.
 
 The functions of this module use what `use` says, else what the environment variable
 ``EDGEPOSE_KERNELS`` names, else the fastest implementation that is there. Code that should not
@@ -68,18 +71,24 @@ OPS = (
     "refine",
 )
 """Names of the ops."""
-IMPLEMENTATIONS = ("native", "numba", "numpy")
-"""Names of the implementations, the fastest first."""
+IMPLEMENTATIONS = ("native", "numba", "numpy", "cuda")
+"""Names of the implementations: those on the processor, the fastest first, and the one on the device."""
 
-_MODULES = {"native": "native", "numba": "jit", "numpy": "reference"}
+_AUTOMATIC = ("native", "numba", "numpy")
+_MODULES = {"native": "native", "numba": "jit", "numpy": "reference", "cuda": "cuda"}
 _REMEDIES = {
     "native": (
         "install a C++17 compiler and run `EDGEPOSE_NATIVE=on pip install -v .` in the source tree, "
         "or set EDGEPOSE_KERNELS=numba or numpy to do without"
     ),
     "numba": 'install it: pip install "edgepose[numba]"',
+    "cuda": (
+        "it needs an NVIDIA GPU with its driver, and edgepose built from source where the CUDA toolkit is: "
+        "`EDGEPOSE_CUDA=on pip install -v .`"
+    ),
 }
-_SKIPPED_NOTE = Path(__file__).with_name("_native_skipped.txt")
+_EXTENSIONS = {"native": "_native", "cuda": "_cuda"}
+_HERE = Path(__file__).parent
 
 
 class Kernels:
@@ -97,8 +106,8 @@ class Kernels:
         self._names: dict[str, str] = {}
         self._ops: dict[str, Callable[..., Any]] = {}
         for op in OPS:
-            name, module = next((n, m) for n, m in modules.items() if hasattr(m, op))
-            self._names[op], self._ops[op] = name, getattr(module, op)
+            name, module = next(((n, m) for n, m in modules.items() if hasattr(m, op)), (requested, None))
+            self._names[op], self._ops[op] = name, getattr(module, op) if module else _absent(op, name)
 
     def __repr__(self) -> str:
         serving = ", ".join(f"{op}={name}" for op, name in self._names.items())
@@ -214,9 +223,9 @@ def get(kernels: str = "auto") -> Kernels:
     """The ops of one implementation, or of the fastest that is there.
 
     Args:
-        kernels: ``"native"``, ``"numba"``, ``"numpy"``, or ``"auto"``: what the environment variable
-            ``EDGEPOSE_KERNELS`` names, else the fastest that is there, with one warning per
-            process where that is not the native one.
+        kernels: ``"native"``, ``"numba"``, ``"numpy"``, ``"cuda"``, or ``"auto"``: what the environment
+            variable ``EDGEPOSE_KERNELS`` names, else the fastest that is there but ``"cuda"``, with one
+            warning per process where that is not the native one.
 
     Raises:
         InvalidInputError: no such name.
@@ -252,15 +261,28 @@ def status() -> dict[str, dict[str, str | None]]:
     return _serving().status()
 
 
+def _absent(op: str, name: str) -> Callable[..., Any]:
+    """Stands for an op that an implementation does not have."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise BackendUnavailableError(
+            f"{op} cannot be run by the {name} kernels; they do not have it; use {', '.join(_AUTOMATIC)}"
+        )
+
+    return refuse
+
+
 def _load(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{_MODULES[name]}")
 
 
 def _reason(name: str, error: ImportError) -> str:
     """Why an implementation cannot be imported, as far as is known."""
-    if name == "native" and importlib.util.find_spec(f"{__name__}._native") is None:
-        if _SKIPPED_NOTE.is_file():
-            return f"the extension was not built: {_SKIPPED_NOTE.read_text('utf-8').strip()}"
+    extension = _EXTENSIONS.get(name)
+    if extension and importlib.util.find_spec(f"{__name__}.{extension}") is None:
+        note = _HERE / f"{extension}_skipped.txt"
+        if note.is_file():
+            return f"the extension was not built: {note.read_text('utf-8').strip()}"
         return "the extension was not built"
     if name == "numba" and importlib.util.find_spec("numba") is None:
         return "numba is not installed"
@@ -273,7 +295,7 @@ _warned = False
 def _automatic() -> Kernels:
     global _warned
     reasons: dict[str, str] = {}
-    for name in IMPLEMENTATIONS:
+    for name in _AUTOMATIC:
         try:
             modules = {name: _load(name)}
         except ImportError as error:

@@ -1,4 +1,7 @@
-"""Argument checks of the numpy and numba kernels; the native module makes the same ones in C++."""
+"""Argument checks of the numpy, numba and CUDA kernels; the native module makes the same ones in C++.
+
+Those that a kernel on the device needs too take a `DeviceView` wherever they take an array.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.errors import InvalidInputError
+from edgepose.kernels._device_view import DeviceView
 
 __all__ = [
     "Maps",
     "affine_matrices",
     "byte_output",
+    "check_coordinates",
+    "check_image",
+    "check_maps",
     "coordinates",
     "flip_permutation",
     "image",
@@ -23,6 +30,7 @@ __all__ = [
     "output",
     "output_size",
     "outputs",
+    "own",
     "refine_name",
     "rejected",
     "switch",
@@ -41,8 +49,9 @@ MIN_BETA, MAX_BETA = 1e-9, 1e9
 
 def describe(value: object) -> str:
     """What was found, for a message."""
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} array of shape {value.shape}"
+    if isinstance(value, (np.ndarray, DeviceView)):
+        place = " on the device" if isinstance(value, DeviceView) else ""
+        return f"{value.dtype} array of shape {value.shape}{place}"
     return f"{type(value).__name__} {value!r}"[:120]
 
 
@@ -57,31 +66,47 @@ def maps(name: str, value: object, like: Maps | None = None) -> NDArray[np.float
 
     `like` is a checked stack whose shape and dtype it must have.
     """
+    return np.require(check_maps(name, value, like), np.float32, ["C", "A"])
+
+
+def check_maps(name: str, value: Any, like: Any = None) -> Any:
+    """Check a stack of maps as `maps` does; return it as it is."""
     wanted = "a float32 or float16 array (n, k, h, w) with h and w of at least 1"
-    if not isinstance(value, np.ndarray) or value.dtype not in (np.float32, np.float16):
+    if not isinstance(value, (np.ndarray, DeviceView)) or value.dtype not in (np.float32, np.float16):
         raise rejected(name, value, wanted)
     if value.ndim != 4 or not 1 <= min(value.shape[2:]) <= max(value.shape[2:]) <= MAX_SIDE:
         raise rejected(name, value, wanted)
     if like is not None and (value.shape != like.shape or value.dtype != like.dtype):
         raise rejected(name, value, f"the dtype and shape of 'heatmaps', {describe(like)}")
-    return np.require(value, np.float32, ["C", "A"])
+    return value
 
 
 def coordinates(name: str, value: object, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Check map coordinates, a float32 array of exactly this shape."""
-    if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.shape != shape:
+    return np.require(check_coordinates(name, value, shape), np.float32, ["C", "A"])
+
+
+def check_coordinates(name: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """Check map coordinates as `coordinates` does; return them as they are."""
+    if not isinstance(value, (np.ndarray, DeviceView)) or value.dtype != np.float32 or value.shape != shape:
         raise rejected(name, value, f"a float32 array of shape {shape}")
-    return np.require(value, np.float32, ["C", "A"])
+    return value
 
 
 def image(name: str, value: object) -> NDArray[np.uint8]:
     """Check an image; return it with packed pixels (rows may be strided)."""
+    found: NDArray[np.uint8] = check_image(name, value)
+    return found if found.strides[1:] == (3, 1) else np.ascontiguousarray(found)
+
+
+def check_image(name: str, value: Any) -> Any:
+    """Check an image as `image` does; return it as it is."""
     wanted = "a uint8 array (H, W, 3) with H and W of at least 1"
-    if not isinstance(value, np.ndarray) or value.dtype != np.uint8:
+    if not isinstance(value, (np.ndarray, DeviceView)) or value.dtype != np.uint8:
         raise rejected(name, value, wanted)
     if value.ndim != 3 or value.shape[2] != 3 or not 1 <= min(value.shape) <= max(value.shape) <= MAX_SIDE:
         raise rejected(name, value, wanted)
-    return value if value.strides[1:] == (3, 1) else np.ascontiguousarray(value)
+    return value
 
 
 def affine_matrices(name: str, value: object) -> NDArray[np.float64]:
@@ -183,7 +208,7 @@ def output(
 
     `inputs` are the arguments with which it must not share memory.
     """
-    return np.empty(shape, np.float32) if value is None else _own(name, value, np.float32, shape, inputs)
+    return np.empty(shape, np.float32) if value is None else own(name, value, np.float32, shape, inputs)
 
 
 def byte_output(
@@ -193,22 +218,31 @@ def byte_output(
     inputs: Sequence[object] = (),
 ) -> NDArray[np.uint8]:
     """The same for uint8."""
-    return np.empty(shape, np.uint8) if value is None else _own(name, value, np.uint8, shape, inputs)
+    return np.empty(shape, np.uint8) if value is None else own(name, value, np.uint8, shape, inputs)
 
 
-def _own(
-    name: str, value: object, kind: type[np.generic], shape: tuple[int, ...], inputs: Sequence[object]
-) -> NDArray[Any]:
-    """Check an `out=` array."""
-    if not isinstance(value, np.ndarray) or value.dtype != kind or value.shape != shape:
+def own(
+    name: str, value: Any, kind: type[np.generic], shape: tuple[int, ...], inputs: Sequence[object]
+) -> Any:
+    """Check an `out=` array, which must not share memory with any of `inputs`."""
+    if not isinstance(value, (np.ndarray, DeviceView)) or value.dtype != kind or value.shape != shape:
         raise rejected(name, value, f"a {kind.__name__} array of shape {shape}")
-    flags = value.flags
-    if not (flags.c_contiguous and flags.aligned and flags.writeable):
+    if isinstance(value, DeviceView):
+        usable = not value.readonly
+    else:
+        usable = value.flags.c_contiguous and value.flags.aligned and value.flags.writeable
+    if not usable:
         raise rejected(name, "an array that is read-only or not C-contiguous", "a packed, writeable array")
     for other in inputs:
-        if isinstance(other, np.ndarray) and np.may_share_memory(value, other):
+        if _share_memory(value, other):
             raise rejected(name, "an array that shares memory with an input", "an array of its own")
     return value
+
+
+def _share_memory(one: NDArray[Any] | DeviceView, other: object) -> bool:
+    if isinstance(one, DeviceView):
+        return isinstance(other, DeviceView) and one.overlaps(other)
+    return isinstance(other, np.ndarray) and np.may_share_memory(one, other)
 
 
 def outputs(

@@ -1,4 +1,6 @@
-from collections.abc import Callable
+# Addresses are device addresses and streams are handles, both as whole numbers; 0 is the default stream.
+
+LAYOUTS: dict[str, dict[str, int]]
 
 class Graph:
     def launch(self, stream: int) -> None: ...
@@ -12,7 +14,47 @@ def copy_out(to: int, source: int, bytes: int, stream: int) -> None: ...
 def synchronize(stream: int) -> None: ...
 def begin_capture(stream: int) -> None: ...
 def end_capture(stream: int) -> Graph: ...
-def submit(stream: int, work: Callable[[], None]) -> None: ...
+def crop_normalize(
+    sources: int,
+    count: int,
+    height: int,
+    width: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    fill: tuple[float, float, float],
+    swap_rb: bool,
+    out: int,
+    stream: int,
+) -> None: ...
+def crop_pixels(
+    sources: int, count: int, height: int, width: int, rgb: bool, out: int, stream: int
+) -> None: ...
+def soft_argmax(
+    maps: int,
+    half: bool,
+    count: int,
+    height: int,
+    width: int,
+    beta: float,
+    coords: int,
+    scores: int,
+    covariance: int,
+    stream: int,
+) -> None: ...
+def argmax_offset(
+    maps: int,
+    half: bool,
+    count: int,
+    height: int,
+    width: int,
+    refine: str | None,
+    coords: int,
+    scores: int,
+    stream: int,
+) -> None: ...
+def quarter_offset(
+    maps: int, half: bool, count: int, height: int, width: int, coords: int, out: int, stream: int
+) -> None: ...
 def flip_average(
     maps: int,
     flipped: int,
@@ -26,10 +68,10 @@ def flip_average(
     out: int,
     stream: int,
 ) -> None: ...
+def mirror_planes(images: int, rows: int, width: int, out: int, stream: int) -> None: ...
+def mirror_pixels(images: int, rows: int, width: int, out: int, stream: int) -> None: ...
 
 # --- the bottom-up kernels (csrc/cuda/pose_kernels.hpp) ---
-
-def pose_layout() -> dict[str, dict[str, int] | int]: ...
 
 class FinalMaps:
     def __init__(
@@ -82,6 +124,7 @@ class PersonsTask:
         peaks: Peaks | None,
     ) -> None: ...
 
+def copy_across(to: int, source: int, bytes: int, stream: int) -> None: ...
 def find_peaks_scratch(maps: FinalMaps, window: int, top: int, threshold: float) -> int: ...
 def find_peaks(
     maps: FinalMaps, window: int, top: int, threshold: float, out: Peaks, scratch: int, stream: int

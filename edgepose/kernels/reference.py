@@ -42,6 +42,7 @@ __all__ = [
     "aggregate",
     "aggregate_nms_topk",
     "argmax_offset",
+    "bgr_of_nv12",
     "crop_normalize",
     "crop_pixels",
     "flip_average",
@@ -183,6 +184,38 @@ def crop_pixels(
         )
         values = (upper + (((lower - upper) * along_y + steps // 2) >> POSITION_BITS) + 64) >> 7
         crop[...] = values[..., ::-1] if swap else values
+    return result
+
+
+def bgr_of_nv12(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture that an NV12 frame holds, as the crops on a device see it.
+
+    Not an op: only `edgepose.kernels.cuda` takes NV12, and there a crop equals one of this picture. The
+    colours are those of ITU-R BT.601 in the limited range, in whole numbers of 2**-20, which each 2 x 2
+    pixels share (`cv2.COLOR_YUV2BGR_NV12` gives the same)::
+
+        y' = 1220542 max(0, y - 16) + 2**19,  and then  r, g, b from 0 to 255, floors:
+        r = (y' + 1673527 (v - 128)) / 2**20
+        g = (y' - 852492 (v - 128) - 409993 (u - 128)) / 2**20
+        b = (y' + 2116026 (u - 128)) / 2**20
+
+    Args:
+        frame: (3 H / 2, W) uint8, H and W even: H rows of luma, then H / 2 of U and V in turn.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+    """
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 2:
+        raise _checks.rejected("frame", frame, "a uint8 array (3 H / 2, W)")
+    height, width = frame.shape[0] * 2 // 3, frame.shape[1]
+    if min(height, width) < 2 or height % 2 or width % 2 or height * 3 != frame.shape[0] * 2:
+        raise _checks.rejected("frame", frame, "a uint8 array (3 H / 2, W) with H and W even")
+    chroma = frame[height:].astype(np.int64).reshape(height // 2, width // 2, 2) - 128
+    u, v = np.moveaxis(chroma.repeat(2, axis=0).repeat(2, axis=1), 2, 0)
+    base = 1220542 * np.maximum(frame[:height].astype(np.int64) - 16, 0) + (1 << 19)
+    blue, red = base + 2116026 * u, base + 1673527 * v
+    green = base - 852492 * v - 409993 * u
+    result: NDArray[np.uint8] = np.clip(np.stack([blue, green, red], axis=2) >> 20, 0, 255).astype(np.uint8)
     return result
 
 

@@ -339,7 +339,7 @@ cudaError_t cudaFree(void* pointer) {
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
-  emulation::submit(stream, [=] { std::memcpy(to, from, bytes); });
+  if (bytes) emulation::submit(stream, [=] { std::memcpy(to, from, bytes); });
   return cudaSuccess;
 }
 

@@ -129,8 +129,8 @@ def test_environment_chooses(name: str) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(InvalidInputError, match=r"'cuda'.*auto, native, numba, numpy"):
-        kernels.get("cuda")
+    with pytest.raises(InvalidInputError, match=r"'fast'.*auto, native, numba, numpy, cuda"):
+        kernels.get("fast")
     done = run("import edgepose.kernels as k; k.status()", EDGEPOSE_KERNELS="fast")
     assert "EDGEPOSE_KERNELS=fast" in done.stderr
 
@@ -151,6 +151,7 @@ def test_asking_for_a_missing_one_names_the_remedy() -> None:
     for name, hidden, remedy in (
         ("native", "edgepose.kernels._native", "EDGEPOSE_NATIVE=on"),
         ("numba", "numba", 'pip install "edgepose[numba]"'),
+        ("cuda", "edgepose.kernels._cuda", "EDGEPOSE_CUDA=on"),
     ):
         code = (
             "import edgepose.kernels as k; from edgepose.errors import BackendUnavailableError\n"
@@ -162,11 +163,12 @@ def test_asking_for_a_missing_one_names_the_remedy() -> None:
 
 
 def test_note_of_the_build_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    note = tmp_path / "note.txt"
-    note.write_text("CMake was not found\n")
-    monkeypatch.setattr(kernels, "_SKIPPED_NOTE", note)
+    monkeypatch.setattr(kernels, "_HERE", tmp_path)
     monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
-    assert kernels._reason("native", ImportError()) == "the extension was not built: CMake was not found"
+    for name, why in (("native", "CMake was not found"), ("cuda", "nvcc was not found")):
+        assert kernels._reason(name, ImportError()) == "the extension was not built"
+        (tmp_path / f"_{name}_skipped.txt").write_text(f"{why}\n")
+        assert kernels._reason(name, ImportError()) == f"the extension was not built: {why}"
 
 
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
