@@ -68,7 +68,7 @@ def detect(
     if isinstance(detector, PersonFinder):
         found = detector.find(images)
     else:
-        found = ((detector(image), False) for image in images)
+        found = ((detector(_as_given(image)), False) for image in images)
     persons = []
     for image, (given, truncated) in zip(images, found, strict=True):
         boxes, scores = check_boxes(given, "the detector's boxes")
@@ -82,6 +82,11 @@ def detect(
             boxes, scores = boxes[best], scores[best]
         persons.append(PersonBoxes(boxes, scores, padding, truncated))
     return persons
+
+
+def _as_given(image: Picture) -> Any:
+    """A picture as the caller gave it, also where it lies in device memory."""
+    return image.owner if isinstance(image, DevicePicture) else image
 
 
 def person_boxes(result: PoseResult) -> NDArray[np.float32]:

@@ -18,8 +18,6 @@ using cuda::GroupTask;
 using cuda::PersonsTask;
 using cuda::PlaneSource;
 
-static_assert(sizeof(Maps) == 32 && sizeof(PlaneSource) == 32, "edgepose/kernels/cuda_bottomup.py says so");
-
 cudaStream_t stream_of(Address handle) { return reinterpret_cast<cudaStream_t>(handle); }
 
 template <class T>
@@ -27,14 +25,15 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-// Where the fields of the structs lie that Python fills in.
-py::dict layout() {
+// Adds where the fields of the structs lie that Python fills in.
+void add_layouts(py::dict layouts) {
   py::dict maps, plane;
   maps["data"] = offsetof(Maps, data);
   maps["half"] = offsetof(Maps, half);
   maps["count"] = offsetof(Maps, count);
   maps["height"] = offsetof(Maps, height);
   maps["width"] = offsetof(Maps, width);
+  maps[""] = sizeof(Maps);
   plane["parts"] = offsetof(PlaneSource, parts);
   plane["count"] = offsetof(PlaneSource, count);
   plane["height"] = offsetof(PlaneSource, height);
@@ -43,12 +42,9 @@ py::dict layout() {
   plane["final_width"] = offsetof(PlaneSource, final_width);
   plane["flipped"] = offsetof(PlaneSource, flipped);
   plane["same_size"] = offsetof(PlaneSource, same_size);
-  py::dict all;
-  all["maps"] = maps;
-  all["maps_size"] = sizeof(Maps);
-  all["plane"] = plane;
-  all["plane_size"] = sizeof(PlaneSource);
-  return all;
+  plane[""] = sizeof(PlaneSource);
+  layouts["maps"] = maps;
+  layouts["plane"] = plane;
 }
 
 FinalMaps final_maps(Address planes, Address on_host, Address flip, int runs, int scales, int tag_count,
@@ -104,7 +100,8 @@ PersonsTask persons_task(Address persons, int rows, int joints, int stride, Addr
 }  // namespace
 
 void define_cuda_pose_maps(py::module_& m) {
-  m.def("pose_layout", &layout);
+  add_layouts(m.attr("LAYOUTS"));
+  const auto unlocked = py::call_guard<py::gil_scoped_release>();
   py::class_<FinalMaps>(m, "FinalMaps")
       .def(py::init(&final_maps), py::arg("planes"), py::arg("on_host"), py::arg("flip"), py::arg("runs"),
            py::arg("scales"), py::arg("tag_count"), py::arg("heat_parts"), py::arg("height"),
@@ -126,22 +123,30 @@ void define_cuda_pose_maps(py::module_& m) {
         return cuda::plan_peaks(maps, {window, top, threshold}).bytes;
       },
       py::arg("maps"), py::arg("window"), py::arg("top"), py::arg("threshold"));
-  m.def("find_peaks", &find_peaks, py::arg("maps"), py::arg("window"), py::arg("top"), py::arg("threshold"),
-        py::arg("out"), py::arg("scratch"), py::arg("stream"));
+  m.def("find_peaks", &find_peaks, unlocked, py::arg("maps"), py::arg("window"), py::arg("top"),
+        py::arg("threshold"), py::arg("out"), py::arg("scratch"), py::arg("stream"));
+  m.def(
+      "copy_across",
+      [](Address to, Address from, std::size_t bytes, Address stream) {
+        cuda::check(cudaMemcpyAsync(at<void>(to), at<const void>(from), bytes, cudaMemcpyDeviceToDevice,
+                                    stream_of(stream)),
+                    "memory cannot be copied");
+      },
+      py::arg("to"), py::arg("source"), py::arg("bytes"), py::arg("stream"));
   m.def("group_scratch", &cuda::group_scratch, py::arg("task"));
   m.def(
       "group",
       [](const GroupTask& task, Address scratch, Address stream) {
         cuda::group(task, at<void>(scratch), stream_of(stream));
       },
-      py::arg("task"), py::arg("scratch"), py::arg("stream"));
+      unlocked, py::arg("task"), py::arg("scratch"), py::arg("stream"));
   m.def("settle_scratch", &cuda::settle_scratch, py::arg("maps"), py::arg("task"));
   m.def(
       "settle",
       [](const FinalMaps& maps, const PersonsTask& task, Address scratch, Address stream) {
         cuda::settle(maps, task, at<void>(scratch), stream_of(stream));
       },
-      py::arg("maps"), py::arg("task"), py::arg("scratch"), py::arg("stream"));
+      unlocked, py::arg("maps"), py::arg("task"), py::arg("scratch"), py::arg("stream"));
 }
 
 }  // namespace edgepose::bindings

@@ -4,21 +4,11 @@
 #include "../core/arena.hpp"
 #include "../core/costs.hpp"
 #include "launch.hpp"
+#include "warp_reduce.hpp"
 
 namespace edgepose::cuda {
 
 #if defined(__CUDACC__) || defined(EDGEPOSE_EMULATION)
-
-__device__ inline int this_lane() { return static_cast<int>(threadIdx.x) % kWarpSize; }
-
-template <class T>
-__device__ T warp_least(T value) {
-  for (int step = kWarpSize / 2; step > 0; step /= 2) {
-    const T other = __shfl_xor_sync(kWholeWarp, value, step);
-    value = other < value ? other : value;
-  }
-  return value;
-}
 
 // The least of the lanes' costs and its lowest column; whether no other column costs as little.
 struct Nearest {
@@ -32,13 +22,14 @@ constexpr int kNoColumn = 0x7fffffff;
 // `mine`: the least of a lane's columns, the lowest of equal ones, and whether it is alone among them.
 __device__ inline Nearest nearest_of_warp(const Nearest& mine) {
   const bool there = mine.column != kNoColumn;
-  auto high = static_cast<long long>(mine.cost >> 64);
+  // With the sign turned, so that unsigned numbers have the order of signed ones.
+  auto high = static_cast<unsigned long long>(mine.cost >> 64) ^ 1ull << 63;
   auto low = static_cast<unsigned long long>(mine.cost);
-  const long long least_high = warp_least(there ? high : 0x7fffffffffffffffLL);
+  const unsigned long long least_high = warp_least(there ? high : ~0ull);
   unsigned tied = __ballot_sync(kWholeWarp, there && high == least_high);
   if (tied & (tied - 1)) {
     const bool of_these = there && high == least_high;
-    const unsigned long long least_low = warp_least(of_these ? low : 0xffffffffffffffffULL);
+    const unsigned long long least_low = warp_least(of_these ? low : ~0ull);
     tied = __ballot_sync(kWholeWarp, of_these && low == least_low);
   }
   const bool best = tied >> this_lane() & 1u;
@@ -53,7 +44,8 @@ __device__ inline Nearest nearest_of_warp(const Nearest& mine) {
   high = __shfl_sync(kWholeWarp, high, source);
   low = __shfl_sync(kWholeWarp, low, source);
   const bool alone = __shfl_sync(kWholeWarp, static_cast<int>(mine.alone), source) != 0;
-  return {static_cast<PairCost>((static_cast<unsigned __int128>(high) << 64) | low), column, one && alone};
+  return {static_cast<PairCost>((static_cast<unsigned __int128>(high ^ 1ull << 63) << 64) | low), column,
+          one && alone};
 }
 
 #endif
@@ -171,7 +163,7 @@ class WarpMunkres {
   __device__ void reduce_rows() {
     for (int i = 0; i < n_; ++i) {
       double* c = row(i);
-      double least = kInfinity;
+      double least = static_cast<double>(kInfinity);
       for (int j = this_lane(); j < n_; j += kWarpSize) least = c[j] < least ? c[j] : least;
       least = warp_least(least);
       for (int j = this_lane(); j < n_; j += kWarpSize) c[j] -= least;

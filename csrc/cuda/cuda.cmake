@@ -2,12 +2,10 @@
 set(cuda_kernels
   csrc/cuda/argmax_offset.cu
   csrc/cuda/crops.cu
-  csrc/cuda/find_peaks.cu
   csrc/cuda/flip_average.cu
-  csrc/cuda/group.cu
   csrc/cuda/mirror.cu
-  csrc/cuda/settle_persons.cu
   csrc/cuda/soft_argmax.cu)
+list(APPEND cuda_kernels csrc/cuda/find_peaks.cu csrc/cuda/group.cu csrc/cuda/settle_persons.cu)
 set(cuda_bindings csrc/bindings/cuda.cpp csrc/bindings/cuda_pose_maps.cpp)
 
 if(EDGEPOSE_CUDA)
@@ -23,7 +21,7 @@ if(EDGEPOSE_CUDA)
     endif()
   endforeach()
   list(APPEND architectures ${last}-virtual)
-  if(NOT EDGEPOSE_CUDA_ARCHITECTURES)
+  if(NOT DEFINED EDGEPOSE_CUDA_ARCHITECTURES)
     set(EDGEPOSE_CUDA_ARCHITECTURES ${architectures})
   endif()
   message(STATUS "CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${EDGEPOSE_CUDA_ARCHITECTURES}")

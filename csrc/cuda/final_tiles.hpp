@@ -6,6 +6,7 @@
 #include "../core/arena.hpp"
 #include "launch.hpp"
 #include "pose_kernels.hpp"
+#include "warp_reduce.hpp"
 
 namespace edgepose::cuda {
 
@@ -60,17 +61,6 @@ inline int held_room(const FinalMaps& maps, int side, bool tags, std::size_t mos
   return room < static_cast<double>(most) ? static_cast<int>(room) : static_cast<int>(most);
 }
 
-// Numbers in the order of floats: no NaN.
-EDGEPOSE_HD inline std::int32_t ordered(float value) {
-  std::int32_t bits;
-  __builtin_memcpy(&bits, &value, sizeof bits);
-  return bits >= 0 ? bits : bits ^ 0x7fffffff;
-}
-EDGEPOSE_HD inline float from_ordered(std::int32_t key) {
-  const std::int32_t bits = key >= 0 ? key : key ^ 0x7fffffff;
-  return bits_to_float(static_cast<std::uint32_t>(bits));
-}
-
 // A value at a pixel, the larger the better: falling values, then rising indices; -0 is 0. Never 0.
 using Ranked = unsigned long long;
 
@@ -97,15 +87,6 @@ EDGEPOSE_HD inline float sample_tag(const FinalMaps& maps, int t, int joint, int
 
 #if defined(__CUDACC__) || defined(EDGEPOSE_EMULATION)
 
-template <class T>
-__device__ T warp_largest(T value) {
-  for (int step = kWarpSize / 2; step > 0; step /= 2) {
-    const T other = __shfl_xor_sync(kWholeWarp, value, step);
-    value = other > value ? other : value;
-  }
-  return value;
-}
-
 // Bound of the final heatmap over a rectangle, from the raw maps that it reads. `largest`: shared, one per
 // part. The whole block calls it; two barriers.
 __device__ inline float heat_bound(const FinalMaps& maps, int joint, const Rect& rect,
@@ -127,8 +108,8 @@ __device__ inline float heat_bound(const FinalMaps& maps, int joint, const Rect&
         const float value = at(plane.parts[part], channel, raw.top + p / width, raw.left + p % width);
         best = value > best ? value : best;
       }
-      best = warp_largest(best);
-      if (threadIdx.x % kWarpSize == 0) atomicMax(largest + at_part, ordered(best));
+      const int key = warp_largest(ordered(best));
+      if (this_lane() == 0) atomicMax(largest + at_part, key);
     }
   }
   __syncthreads();

@@ -96,8 +96,7 @@ __device__ bool mean_tag(const FinalMaps& maps, const PersonsTask& task, int per
 // The best of the peaks for a missing joint: a warp each joint.
 __device__ void start_search(const FinalMaps& maps, const PersonsTask& task, const Search& search,
                              int person) {
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize,
-            lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = this_lane();
   const float* mean = search.means + static_cast<std::ptrdiff_t>(person) * maps.tag_count;
   for (int joint = warp; joint < task.joints; joint += kPrepareThreads / kWarpSize) {
     Ranked best = 0;
@@ -154,12 +153,11 @@ __device__ void scan_tags(const FinalMaps& maps, int joint, const Rect& rect, st
       high = tag > high ? tag : high;
       low = -tag > low ? -tag : low;
     }
-    high = warp_largest(high);
-    low = warp_largest(low);
+    const int most = warp_largest(ordered(high)), least = warp_largest(ordered(low));
     hole = __any_sync(kWholeWarp, hole);
-    if (threadIdx.x % kWarpSize != 0) continue;
-    atomicMax(ranges + 3 * t, ordered(high));
-    atomicMax(ranges + 3 * t + 1, ordered(low));
+    if (this_lane() != 0) continue;
+    atomicMax(ranges + 3 * t, most);
+    atomicMax(ranges + 3 * t + 1, least);
     if (hole) atomicMax(ranges + 3 * t + 2, 1);
   }
 }
@@ -260,7 +258,7 @@ __global__ void __launch_bounds__(kTileThreads)
         best = key > best ? key : best;
       }
       best = warp_largest(best);
-      if (thread % kWarpSize == 0 && best > before) atomicMax(place, best);
+      if (this_lane() == 0 && best > before) atomicMax(place, best);
     }
     __syncthreads();
   }

@@ -1,5 +1,3 @@
-from collections.abc import Callable
-
 # Addresses are device addresses and streams are handles, both as whole numbers; 0 is the default stream.
 
 LAYOUTS: dict[str, dict[str, int]]
@@ -57,7 +55,6 @@ def argmax_offset(
 def quarter_offset(
     maps: int, half: bool, count: int, height: int, width: int, coords: int, out: int, stream: int
 ) -> None: ...
-def submit(stream: int, work: Callable[[], None]) -> None: ...
 def flip_average(
     maps: int,
     flipped: int,
@@ -75,8 +72,6 @@ def mirror_planes(images: int, rows: int, width: int, out: int, stream: int) -> 
 def mirror_pixels(images: int, rows: int, width: int, out: int, stream: int) -> None: ...
 
 # --- the bottom-up kernels (csrc/cuda/pose_kernels.hpp) ---
-
-def pose_layout() -> dict[str, dict[str, int] | int]: ...
 
 class FinalMaps:
     def __init__(
@@ -129,6 +124,7 @@ class PersonsTask:
         peaks: Peaks | None,
     ) -> None: ...
 
+def copy_across(to: int, source: int, bytes: int, stream: int) -> None: ...
 def find_peaks_scratch(maps: FinalMaps, window: int, top: int, threshold: float) -> int: ...
 def find_peaks(
     maps: FinalMaps, window: int, top: int, threshold: float, out: Peaks, scratch: int, stream: int

@@ -24,16 +24,21 @@ from numpy.typing import NDArray
 from edgepose.kernels import _checks, _cuda
 from edgepose.kernels._device_memory import STREAM, Call, DeviceArray, device_view
 from edgepose.kernels._device_view import DeviceView
+from edgepose.kernels.cuda_bottomup import adjust, aggregate_nms_topk, group, refine
 
 __all__ = [
     "CROP_SOURCE",
     "DeviceArray",
+    "adjust",
+    "aggregate_nms_topk",
     "argmax_offset",
     "crop_normalize",
     "crop_pixels",
     "flip_average",
+    "group",
     "mirror",
     "quarter_offset",
+    "refine",
     "soft_argmax",
 ]
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgepose.kernels import _checks
 from edgepose.kernels._checks import Maps, rejected
+from edgepose.kernels._device_view import DeviceView, view
 
 __all__ = ["Groups", "MapPass", "Peaks", "PoseMaps"]
 
@@ -37,7 +38,8 @@ class MapPass:
             the size of the last heatmap. Empty at a scale that gives no tags.
         flipped: whether the picture was mirrored. The maps are given as the network returned them.
 
-    All maps are float32 or float16 arrays, not necessarily contiguous.
+    All maps are float32 or float16 arrays, not necessarily contiguous; for the kernels in CUDA they may lie
+    on the device, packed, as objects with ``__cuda_array_interface__``.
 
     Raises:
         InvalidInputError: an argument is none of this; the message names it.
@@ -55,24 +57,25 @@ class MapPass:
             object.__setattr__(self, name, tuple(value))
             for i, item in enumerate(value):
                 _check_map(f"{name}[{i}]", item)
-        k = len(self.heatmaps[0])
+        k = self.joints
         for i, item in enumerate(self.heatmaps):
-            if len(item) != k:
+            if view(item).shape[0] != k:
                 raise rejected(f"heatmaps[{i}]", item, f"as many maps as 'heatmaps[0]' has, {k}")
         for i, item in enumerate(self.tags):
-            if len(item) not in (1, k):
+            if view(item).shape[0] not in (1, k):
                 raise rejected(f"tags[{i}]", item, f"one map or as many as 'heatmaps[0]' has, {k}")
         object.__setattr__(self, "flipped", _checks.switch("flipped", self.flipped))
 
     @property
     def joints(self) -> int:
         """Number of joints, k."""
-        return len(self.heatmaps[0])
+        joints: int = view(self.heatmaps[0]).shape[0]
+        return joints
 
     @property
     def map_size(self) -> tuple[int, int]:
         """(h, w) of the last heatmap."""
-        height, width = self.heatmaps[-1].shape[1:]
+        height, width = view(self.heatmaps[-1]).shape[1:]
         return height, width
 
 
@@ -160,18 +163,30 @@ class Groups(NamedTuple):
     truncated: bool
 
 
-def _check_map(name: str, value: object) -> None:
+def _check_map(name: str, given: object) -> None:
     wanted = "a float32 or float16 array (joints, h, w), no axis empty"
-    if not isinstance(value, np.ndarray) or value.dtype not in (np.float32, np.float16):
+    value = device_view(name, given)
+    if not isinstance(value, (np.ndarray, DeviceView)) or value.dtype not in (np.float32, np.float16):
         raise rejected(name, value, wanted)
     if value.ndim != 3 or not 1 <= min(value.shape) <= max(value.shape) <= _checks.MAX_SIDE:
         raise rejected(name, value, wanted)
 
 
-def check_maps(value: object, *, tagged: bool = False) -> PoseMaps:
-    """Check the `maps` of an op; with `tagged` they must have tags."""
+def device_view(name: str, value: Any) -> Any:
+    """`value` as the checks take it: arrays on the device become a `DeviceView`."""
+    try:
+        return view(value)
+    except ValueError as error:
+        raise rejected(name, str(error), "a packed array") from None
+
+
+def check_maps(value: object, *, tagged: bool = False, device: bool = False) -> PoseMaps:
+    """Check the `maps` of an op; with `tagged` they must have tags, with `device` they may lie there."""
     if not isinstance(value, PoseMaps):
         raise rejected("maps", value, "a PoseMaps")
+    stacks = (item for run in value.passes for item in (*run.heatmaps, *run.tags))
+    if not device and not all(isinstance(item, np.ndarray) for item in stacks):
+        raise rejected("maps", "an array on the device", "numpy arrays, or use the kernels called 'cuda'")
     if tagged and value.tag_count == 0:
         raise rejected("maps", "an array of passes without tags", "passes of which one or more have tags")
     return value
@@ -185,15 +200,19 @@ def check_peak_options(window: Any, top: Any, threshold: Any) -> tuple[int, int,
     return side, whole_number("top", top, 1, MAX_TOP), number("threshold", threshold)
 
 
-def check_peaks(value: Any) -> Peaks:
-    """Check the `peaks` of `group`; return them as packed arrays."""
+def check_peaks(value: Any, *, device: bool = False) -> Peaks:
+    """Check the `peaks` of `group`; return them as packed arrays.
+
+    With `device`, all but the counts may be `DeviceView` objects, which stay as they are.
+    """
     wanted = "a Peaks: xy (k, top, 2) int32, scores (k, top), tags (k, top, t) float32, count (k,) int32"
     if not isinstance(value, tuple) or len(value) != 4:
         raise rejected("peaks", value, wanted)
     for item, dtype, axes in zip(
         value, (np.int32, np.float32, np.float32, np.int32), (3, 2, 3, 1), strict=True
     ):
-        if not isinstance(item, np.ndarray) or item.dtype != dtype or item.ndim != axes:
+        known = isinstance(item, np.ndarray) or (device and isinstance(item, DeviceView))
+        if not known or item.dtype != dtype or item.ndim != axes:
             raise rejected("peaks", item, wanted)
     xy, scores, tags, count = value
     k, top = scores.shape
@@ -204,7 +223,10 @@ def check_peaks(value: Any) -> Peaks:
         raise rejected("peaks", "an array of peaks without tags", "peaks with one or more tags each")
     if count.min() < 0 or count.max() > top:
         raise rejected("peaks", f"an array of counts beyond {top}", "counts from 0 to top")
-    return Peaks(*(np.ascontiguousarray(item) for item in value))
+    packed: list[Any] = [
+        item if isinstance(item, DeviceView) else np.ascontiguousarray(item) for item in value
+    ]
+    return Peaks(*packed)
 
 
 def check_joint_order(value: Any, joints: int) -> NDArray[np.int64]:
@@ -222,16 +244,21 @@ def check_joint_order(value: Any, joints: int) -> NDArray[np.int64]:
 
 
 def check_persons(value: object, maps: PoseMaps, *, tagged: bool = False) -> NDArray[np.float32]:
-    """Check persons (p, k, 3 + t); with `tagged`, t must be that of the maps."""
+    """Check persons (p, k, 3 + t); with `tagged`, t must be that of the maps. Return them packed."""
+    return np.require(check_persons_shape(value, maps, tagged=tagged), np.float32, ["C", "A"])
+
+
+def check_persons_shape(value: Any, maps: PoseMaps, *, tagged: bool = False) -> Any:
+    """The same for numpy arrays and `DeviceView` objects, which are returned as they are."""
     k, t = maps.joints, maps.tag_count
     wanted = (
         f"a float32 array (persons, {k}, {3 + t})" if tagged else f"a float32 array (persons, {k}, 3 or more)"
     )
-    if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.ndim != 3:
+    if not isinstance(value, (np.ndarray, DeviceView)) or value.dtype != np.float32 or value.ndim != 3:
         raise rejected("persons", value, wanted)
     if value.shape[1] != k or value.shape[2] < 3 or (tagged and value.shape[2] != 3 + t):
         raise rejected("persons", value, wanted)
-    return np.require(value, np.float32, ["C", "A"])
+    return value
 
 
 def check_group_options(

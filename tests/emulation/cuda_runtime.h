@@ -103,6 +103,13 @@ inline unsigned ballot(const char* file, int line, unsigned mask, bool value) {
   return bits;
 }
 
+inline unsigned reduce_max(const char* file, int line, unsigned mask, unsigned value) {
+  const std::uint64_t* values = warp_exchange(file, line, mask, value);
+  std::uint64_t most = 0;
+  for (int i = 0; i < 32; ++i) most = (mask >> i & 1u) && values[i] > most ? values[i] : most;
+  return static_cast<unsigned>(most);
+}
+
 // Lanes out of range keep their own value.
 template <class T>
 T shuffle_by(const char* file, int line, unsigned mask, T value, int step, int width) {
@@ -136,6 +143,7 @@ T change(T* at, const Change& changed) {
 #define __shfl_up_sync(mask, value, ...) (::emulation::shfl_up(__FILE__, __LINE__, mask, value, __VA_ARGS__))
 #define __ballot_sync(mask, value) (::emulation::ballot(__FILE__, __LINE__, mask, (value)))
 #define __any_sync(mask, value) (::emulation::ballot(__FILE__, __LINE__, mask, (value)) != 0)
+#define __reduce_max_sync(mask, value) (::emulation::reduce_max(__FILE__, __LINE__, mask, value))
 #define __all_sync(mask, value) (::emulation::ballot(__FILE__, __LINE__, mask, (value)) == (mask))
 
 namespace emulation {

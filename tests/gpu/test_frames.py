@@ -296,20 +296,19 @@ def test_nv12_in_device_memory(gpus: Any, tmp_path: Path) -> None:
 def test_other_arrays_in_device_memory_are_refused(
     gpus: Any, tmp_path: Path, array: np.ndarray, changes: dict[str, Any]
 ) -> None:
-    with Estimator(gpus().engine(color_model(tmp_path / "a.onnx"))) as whole:
-        with pytest.raises(
-            InvalidInputError, match=r"image is not usable; found .* in device memory; give uint8"
-        ):
-            whole(OnDevice(array, **changes))
+    told = r"image is not usable; found .* in device memory; give uint8"
+    whole = Estimator(gpus().engine(color_model(tmp_path / "a.onnx")))
+    with whole, pytest.raises(InvalidInputError, match=told):
+        whole(OnDevice(array, **changes))
 
 
 def test_device_memory_needs_the_gpu(gpus: Any, tmp_path: Path) -> None:
     gpu = gpus()
     source = color_model(tmp_path / "a.onnx")
     for model, options in ((source, {"device": "cpu"}), (gpu.engine(source), {"kernels": "numpy"})):
-        with Estimator(model, **options) as estimator:
-            with pytest.raises(InvalidInputError, match="a picture in device memory cannot be used"):
-                estimator(OnDevice(PICTURE))
+        estimator = Estimator(model, **options)
+        with estimator, pytest.raises(InvalidInputError, match="a picture in device memory cannot be used"):
+            estimator(OnDevice(PICTURE))
 
 
 def test_an_integrated_gpu_shares_its_memory(gpus: Any, tmp_path: Path) -> None:
@@ -329,7 +328,7 @@ def test_sizes_used_longest_ago_make_room(gpus: Any, tmp_path: Path) -> None:
         Estimator(source, kernels="numpy", device="cpu") as host,
     ):
         held = []
-        for turn in range(2):
+        for _ in range(2):
             for width in (130, 200, 260, 330, 390, 460):
                 picture = np.zeros((130, width, 3), np.uint8)
                 picture[:, :130] = PEOPLE[:, :130]
