@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepose._files import write_whole
 from edgepose.backends import open_backend
 from edgepose.backends.engine_file import write_engine, write_raw_plan
 from edgepose.builder.half import halve
@@ -233,4 +234,4 @@ def write_onnx(model: Any, spec: ModelSpec, path: Path) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise BuildError(f"the rewritten graph is not valid; {first_line(error)}; report it") from error
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    write_whole(path, model.SerializeToString(deterministic=True))

@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import edgepose
+from edgepose._files import write_whole
 from edgepose.backends.base import INPUT, input_port
 from edgepose.backends.engine_file import COMPATIBILITIES, EngineBuild, this_system
 from edgepose.backends.tensorrt_log import import_tensorrt, quoted, tensorrt_logger, version_of
@@ -371,15 +371,11 @@ class _Build:
         if content is None:
             _log.warning("TensorRT gives no timing cache to keep: %s", self._said())
             return
-        part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(memoryview(content))
-            part.replace(path)
+            write_whole(path, memoryview(content))
         except OSError as error:
             _log.warning("cannot keep the timing cache %s: %s", path, error.strerror)
-        finally:
-            part.unlink(missing_ok=True)
 
     def _named(self, kinds: Any, name: str) -> Any:
         """A value of an enum, which this version may lack."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from edgepose._files import write_whole
 from edgepose.builder.candidates import Candidate
 from edgepose.builder.tensorrt import EngineOptions
 from edgepose.errors import BuildError
@@ -49,13 +49,11 @@ def write_repository(folder: Path, model: Candidate, spec: ModelSpec, options: E
     is_plan = model.plan is not None
     if model.plan is None:
         _, usual, largest = options.batch or (1, ONNX_BATCH, ONNX_BATCH)
-        part = _part(files[False])
-        model.write(spec, part)
-        part.replace(files[False])
+        model.write(spec, files[False])
     else:
         profile = model.plan.built.profile
         usual, largest = profile["opt"][0], profile["max"][0]
-        _write(files[True], model.plan.content)
+        write_whole(files[True], model.plan.content)
     files[not is_plan].unlink(missing_ok=True)
     lines = [
         f"name: {_quoted(name)}",
@@ -71,7 +69,7 @@ def write_repository(folder: Path, model: Candidate, spec: ModelSpec, options: E
         f"parameters {{ key: {_quoted(METADATA_KEY)} value {{ string_value: "
         f"{_quoted(json.dumps(spec.to_dict()))} }} }}",
     ]
-    _write(home / "config.pbtxt", "".join(f"{line}\n" for line in lines).encode())
+    write_whole(home / "config.pbtxt", "".join(f"{line}\n" for line in lines).encode())
     return home
 
 
@@ -100,16 +98,3 @@ def _quoted(text: str) -> str:
     """A string of protocol buffers' text format; ASCII, as JSON and names are."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = _part(path)
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """``edgepose build MODEL -o OUT`` (also ``edgepose-build``): make a model file faster, and prove it good.
 
-The graph is simplified and rewritten and, for int8, quantised; for an ``.engine`` file TensorRT then builds what
-runs on this machine's GPU. Source and result run on the given pictures in the runtime's own steps. Where they
+The graph is simplified and rewritten and, for int8, quantised; TensorRT then makes an ``.engine`` file of it,
+for this machine's GPU. Source and result run on the given pictures in the runtime's own steps. Where they
 differ by more than is allowed, nothing is written and the exit code is 1.
 """
 
