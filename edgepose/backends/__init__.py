@@ -6,16 +6,18 @@ import logging
 import platform
 from pathlib import Path
 
-from edgepose.backends.base import Backend, check_device
+from edgepose.backends.base import Backend, check_device, device_network
+from edgepose.backends.engine_file import ENGINE_SUFFIXES, read_engine_spec
 from edgepose.backends.onnx_metadata import read_spec
 from edgepose.backends.onnxruntime import OnnxRuntimeBackend, import_onnxruntime
 from edgepose.backends.openvino import OpenVinoBackend, import_openvino
+from edgepose.backends.tensorrt import TensorRtBackend
 from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelFormatError
 from edgepose.spec import ModelSpec
 
-__all__ = ["RUNTIMES", "Backend", "choose_runtime", "open_backend", "read_model_spec"]
+__all__ = ["RUNTIMES", "Backend", "choose_runtime", "device_network", "open_backend", "read_model_spec"]
 
-RUNTIMES = ("auto", "onnxruntime", "openvino")
+RUNTIMES = ("auto", "onnxruntime", "onnxruntime-tensorrt", "openvino", "tensorrt")
 
 _log = logging.getLogger("edgepose")
 
@@ -26,28 +28,50 @@ def open_backend(
     """Open a model file.
 
     Args:
-        path: the model file.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; all but the CPU by ONNX Runtime alone.
-        runtime: ``"onnxruntime"``, ``"openvino"``, or ``"auto"`` as in `choose_runtime`.
+        path: an ``.onnx`` file, or a TensorRT engine: an ``.engine`` file, or a ``.plan`` with its
+            description beside it.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. An engine runs on CUDA alone.
+        runtime: ``"auto"``: TensorRT for an engine, else as in `choose_runtime`; ``"tensorrt"`` for an
+            engine; ``"openvino"``, ``"onnxruntime"``, or ``"onnxruntime-tensorrt"``: ONNX Runtime, which lets
+            TensorRT build what it can of an ``.onnx`` file when that is opened or first run.
         threads: CPU threads of the network; None for all that this process may use.
 
     Raises:
         ModelNotFoundError: there is no such file.
         ModelFormatError: it is not a usable model.
+        EngineMismatchError: the engine was built for another version of TensorRT, GPU or system.
         BackendUnavailableError: the runtime or the device cannot serve.
-        InvalidInputError: there is no such runtime, or no device of such a name.
+        InvalidInputError: there is no such runtime, it does not run such files, or no device has such a name.
     """
-    _check_suffix(path)
+    if _is_engine(path):
+        return _open_engine(path, device, runtime)
     name, reason = choose_runtime(runtime, device, read_spec(path) if runtime == "auto" else None)
     if name == "openvino":
         return OpenVinoBackend(path, device=device, threads=threads, reason=reason)
-    return OnnxRuntimeBackend(path, device=device, threads=threads, reason=reason)
+    if name == "tensorrt":
+        raise InvalidInputError(
+            f"runtime 'tensorrt' runs engines; found {path}; build one: edgepose build {path} -o "
+            f"{path.with_suffix('.engine')}, or give runtime='onnxruntime-tensorrt'"
+        )
+    tensorrt = name == "onnxruntime-tensorrt"
+    return OnnxRuntimeBackend(path, device=device, threads=threads, reason=reason, tensorrt=tensorrt)
+
+
+def _open_engine(path: Path, device: str, runtime: str) -> Backend:
+    _check_runtime(runtime)
+    if runtime not in ("auto", "tensorrt"):
+        raise InvalidInputError(
+            f"runtime {runtime!r} does not run engines; found {path}; give runtime='tensorrt', or the .onnx "
+            "file that it was built from"
+        )
+    reason = "the file is a TensorRT engine" if runtime == "auto" else choose_runtime(runtime, device)[1]
+    return TensorRtBackend(path, device=device, reason=reason)
 
 
 def choose_runtime(
     runtime: str = "auto", device: str = "auto", spec: ModelSpec | None = None
 ) -> tuple[str, str]:
-    """The runtime that serves, and why.
+    """The runtime that serves an ``.onnx`` file, and why.
 
     Args:
         runtime: ``"auto"`` takes ONNX Runtime where it is installed, else OpenVINO where that is; for signed
@@ -56,14 +80,13 @@ def choose_runtime(
         spec: of the model.
 
     Returns:
-        ``"onnxruntime"`` or ``"openvino"``; and the reason, as in `Backend.describe`.
+        ``"onnxruntime"`` or ``"openvino"``, or what was asked for; and the reason, as in `Backend.describe`.
 
     Raises:
         BackendUnavailableError: ``"auto"``, and neither is installed.
         InvalidInputError: there is no such runtime, or no device of such a name.
     """
-    if runtime not in RUNTIMES:
-        raise InvalidInputError(f"unknown runtime {runtime!r}; give {', '.join(map(repr, RUNTIMES))}")
+    _check_runtime(runtime)
     cuda = check_device(device) is not None
     if runtime != "auto":
         return runtime, f"{runtime}{_asked(' and device', device, ' were') or ' was'} asked for"
@@ -107,6 +130,11 @@ def _is_faster_in_openvino(spec: ModelSpec, device: str) -> bool:
     return True
 
 
+def _check_runtime(runtime: str) -> None:
+    if runtime not in RUNTIMES:
+        raise InvalidInputError(f"unknown runtime {runtime!r}; give {', '.join(map(repr, RUNTIMES))}")
+
+
 def _asked(before: str, device: str, after: str) -> str:
     """Words for a device that was asked for."""
     return "" if device == "auto" else f"{before} {device!r}{after}"
@@ -119,15 +147,18 @@ def read_model_spec(path: Path) -> ModelSpec:
         ModelNotFoundError: there is no such file.
         ModelFormatError: it is not a usable model.
     """
-    _check_suffix(path)
-    return read_spec(path)
+    return read_engine_spec(path) if _is_engine(path) else read_spec(path)
 
 
-def _check_suffix(path: Path) -> None:
+def _is_engine(path: Path) -> bool:
+    """Whether a file is an engine, else an ``.onnx`` file, by its suffix."""
     suffix = path.suffix.lower()
     if suffix in (".pt", ".pth", ".ckpt"):
         raise ModelFormatError(
             f"cannot run {path}; it is a PyTorch checkpoint; export it: python -m training export"
         )
-    if suffix != ".onnx":
-        raise ModelFormatError(f"cannot run {path}; found the suffix {suffix!r}; give an .onnx file")
+    if suffix not in (".onnx", *ENGINE_SUFFIXES):
+        raise ModelFormatError(
+            f"cannot run {path}; found the suffix {suffix!r}; give an .onnx or .engine file"
+        )
+    return suffix in ENGINE_SUFFIXES

@@ -28,6 +28,7 @@ __all__ = [
     "Binding",
     "DeviceArray",
     "DeviceNetwork",
+    "cache_folder",
     "channels_fit",
     "check_device",
     "default_threads",
@@ -77,9 +78,9 @@ class Backend(Protocol):
         """What serves and why, ready for JSON.
 
         Returns:
-            ``name``, ``version``, ``device``, ``threads``; ``reason``, in one sentence why this runtime and
-            device serve; and of ONNX Runtime ``providers``, and on CUDA ``device_memory``, either
-            ``"pycuda"`` or why `device_network` has none; of OpenVINO ``precision``, that of layers in
+            ``name``, ``version``, ``device``; ``reason``, in one sentence why this runtime and device serve;
+            ``threads``, but of TensorRT; and of ONNX Runtime ``providers``, and on CUDA ``device_memory``:
+            ``"pycuda"`` or why `device_network` gives None; of OpenVINO ``precision``, that of layers in
             floating point; of TensorRT ``gpu``, ``compute_capability``, ``precision``, ``typing`` and
             ``batch_sizes``.
         """
@@ -219,6 +220,12 @@ def check_device(device: str) -> str | None:
             f"unknown device {device!r}; give 'auto', 'cpu', 'cuda' or 'cuda:1' (another number)"
         )
     return match[1] or "0" if device.startswith("cuda") else None
+
+
+def cache_folder() -> Path:
+    """Where edgepose keeps what takes long to make; it need not be there yet."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "edgepose"
 
 
 def default_threads() -> int:

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from edgepose.errors import BackendUnavailableError
 from edgepose.optional import first_line, require
 
-__all__ = ["Device", "DeviceMemory", "Event", "Staging", "Stream", "close_at_exit", "open_device"]
+__all__ = ["Device", "DeviceMemory", "Event", "Held", "Staging", "Stream", "open_device"]
 
 _log = logging.getLogger("edgepose")
 
@@ -26,8 +26,9 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, for which pycuda has no name: apart
 _lock = threading.RLock()
 _devices: dict[int, Device] = {}
 _process: int | None = None  # the one that initialised CUDA
+_left: list[object] = []  # in a fork: what is its parent's to give back
 _order = itertools.count()
-_at_exit: weakref.WeakValueDictionary[int, _Closable] = weakref.WeakValueDictionary()
+_at_exit: weakref.WeakValueDictionary[int, Held] = weakref.WeakValueDictionary()
 
 
 def open_device(number: int = 0) -> Device:
@@ -47,14 +48,6 @@ def open_device(number: int = 0) -> Device:
         if number not in _devices:
             _devices[number] = Device(_driver(), number)
         return _devices[number]
-
-
-def close_at_exit(thing: _Closable) -> None:
-    """Have an object closed when the interpreter ends, unless it is gone by then; the newest come first.
-
-    pycuda and TensorRT come to an end themselves after that, and must find nothing left to free.
-    """
-    _at_exit[next(_order)] = thing
 
 
 class Device:
@@ -159,23 +152,31 @@ class Device:
         return f"Device({self.number}, {self.name!r})"
 
 
-class _Held:
-    """Something of a device that must be given back while the device's context is current."""
+class Held:
+    """Something of a device that must be given back while the device's context is current.
+
+    A subclass calls ``super().__init__`` last, and gives back in `_release`. What is open when the
+    interpreter ends is closed then, the newest first: pycuda and TensorRT come to their own end after that,
+    and must find nothing left.
+    """
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self._open = True
-        close_at_exit(self)
+        _at_exit[next(_order)] = self
 
     def close(self) -> None:
         """Give it back; it must not be used any more. May be called twice, from any thread, in any order."""
-        # Popped in one step, so that only one of several threads goes on; a fork's copy is not its own.
-        if self.__dict__.pop("_open", False) and os.getpid() == _process:
-            try:
-                with self.device._working():
-                    self._release()
-            except BackendUnavailableError as error:
-                _log.warning("a %s could not be given back: %s", type(self).__name__, error)
+        if not self.__dict__.pop("_open", False):  # in one step: only one of several threads goes on
+            return
+        if os.getpid() != _process:
+            _left.append(dict(self.__dict__))
+            return
+        try:
+            with self.device._working():
+                self._release()
+        except BackendUnavailableError as error:
+            _log.warning("a %s could not be given back: %s", type(self).__name__, error)
 
     def _release(self) -> None:
         raise NotImplementedError
@@ -184,7 +185,7 @@ class _Held:
         self.close()
 
 
-class Stream(_Held):
+class Stream(Held):
     """A stream of work on a device, done in order.
 
     Attributes:
@@ -215,7 +216,7 @@ class Stream(_Held):
         self._stream = None
 
 
-class Event(_Held):
+class Event(Held):
     """A mark in a stream."""
 
     def __init__(self, device: Device) -> None:
@@ -242,7 +243,7 @@ class Event(_Held):
         self._event = None
 
 
-class DeviceMemory(_Held):
+class DeviceMemory(Held):
     """Memory on a device.
 
     Attributes:
@@ -266,7 +267,7 @@ class DeviceMemory(_Held):
         self._allocation = None
 
 
-class Staging(_Held):
+class Staging(Held):
     """A page-locked array on the host and its counterpart on the device.
 
     Where the device shares the host's memory both are the same, and nothing is copied. `array` must not be
@@ -324,10 +325,6 @@ class Staging(_Held):
             self._memory.close()
         self._host.free()
         self._host = None
-
-
-class _Closable(Protocol):
-    def close(self) -> None: ...
 
 
 def _driver() -> Any:

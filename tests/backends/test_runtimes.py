@@ -187,7 +187,7 @@ def test_a_broken_graph(tmp_path: Path, runtime: str) -> None:
         open_backend(path, runtime=runtime)
 
 
-@pytest.mark.parametrize(("name", "words"), [("a.pth", "python -m training export"), ("a.engine", "suffix")])
+@pytest.mark.parametrize(("name", "words"), [("a.pth", "python -m training export"), ("a.tflite", "suffix")])
 def test_other_files(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / name).write_bytes(b"content")
     for function in (open_backend, read_model_spec):

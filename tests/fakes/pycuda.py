@@ -41,6 +41,7 @@ class Cuda:
         broken: the text of an error that every later call that waits raises; None: there is none.
         aborts: threads that ended with a context in place, each of which ends a real process.
         live: what is not given back, by kind.
+        visible: bytes that the device may touch, by address.
         leaks: what could not be given back for want of its context.
         counts: calls by name.
     """
@@ -67,6 +68,7 @@ class Cuda:
         self.leaks: list[str] = []
         self.counts: Counter[str] = Counter()
         self.live: dict[int, str] = {}
+        self.visible: dict[int, int] = {}
         self.retained: list[Any] = []
         self.process: int | None = None
         self._threads = threading.local()
@@ -94,6 +96,12 @@ class Cuda:
         """How many things of the device are not given back."""
         return len(self.live)
 
+    def covers(self, address: int, nbytes: int) -> bool:
+        """Whether the device may touch memory, all of it."""
+        return any(
+            start <= address and address + nbytes <= start + size for start, size in self.visible.items()
+        )
+
     def take(self, nbytes: int) -> _Buffer:
         """Memory, if there is so much."""
         if self.memory_left is not None:
@@ -106,6 +114,7 @@ class Cuda:
         """Take memory back; it is kept, poisoned, so that `check` finds late writes."""
         if self.memory_left is not None:
             self.memory_left += buffer.nbytes
+        self.visible.pop(buffer.pointer, None)
         ctypes.memset(buffer.pointer, _POISON, buffer.nbytes)
         self._freed.append(buffer)
 
@@ -259,6 +268,7 @@ def _module(cuda: Cuda) -> Any:
 
         def synchronize(self) -> None:
             cuda.current("cuStreamSynchronize")
+            del self  # an error's traceback must not keep it
             wait("cuStreamSynchronize")
 
         def wait_for_event(self, event: Event) -> None:
@@ -279,8 +289,11 @@ def _module(cuda: Cuda) -> Any:
             return self
 
         def synchronize(self) -> Event:
-            wait("cuEventSynchronize")
-            return self
+            if cuda.broken is None:
+                cuda.counts["cuEventSynchronize"] += 1
+                return self
+            del self  # an error's traceback must not keep it
+            return wait("cuEventSynchronize")  # type: ignore[return-value]
 
         def time_since(self, event: Event) -> float:
             if self.at is None or event.at is None:
@@ -291,6 +304,7 @@ def _module(cuda: Cuda) -> Any:
         def __init__(self, nbytes: int) -> None:
             cuda.current("cuMemAlloc")
             self.buffer = cuda.take(nbytes)
+            cuda.visible[self.buffer.pointer] = nbytes
             super().__init__("cuMemAlloc")
 
         def __int__(self) -> int:
@@ -306,6 +320,8 @@ def _module(cuda: Cuda) -> Any:
             count = int(np.prod(shape))
             self.buffer = cuda.take(max(1, count * dtype.itemsize))
             self.flags = flags
+            if flags & module.host_alloc_flags.DEVICEMAP:
+                cuda.visible[self.buffer.pointer] = self.buffer.nbytes
             self.__array_interface__ = {
                 "shape": tuple(np.atleast_1d(shape).tolist()) if shape != () else (),
                 "typestr": dtype.str,
