@@ -28,13 +28,13 @@ import os
 import platform
 import re
 import struct
-import uuid
 import zlib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from edgepose._files import write_whole
 from edgepose.errors import EngineMismatchError, ModelFormatError, ModelNotFoundError
 from edgepose.spec import MAX_JSON_BYTES, ModelSpec
 
@@ -251,7 +251,7 @@ def write_engine(path: Path, spec: ModelSpec, plan: bytes | bytearray | memoryvi
         _PLAN.pack(zlib.crc32(text), plan.nbytes, hashlib.sha256(plan).digest()),
         plan,
     )
-    _write(path, *parts)
+    write_whole(path, *parts)
 
 
 def write_raw_plan(path: Path, spec: ModelSpec, plan: bytes | bytearray | memoryview) -> None:
@@ -259,8 +259,8 @@ def write_raw_plan(path: Path, spec: ModelSpec, plan: bytes | bytearray | memory
     plan = memoryview(plan).cast("B")
     about = {"plan": {"bytes": plan.nbytes, "sha256": hashlib.sha256(plan).hexdigest()}}
     text = _text_of(spec, json.dumps({**about, "spec": spec.to_dict()}, ensure_ascii=False, indent=1))
-    _write(path, plan)
-    _write(side_car(path), text)
+    write_whole(path, plan)
+    write_whole(side_car(path), text)
 
 
 def side_car(path: Path) -> Path:
@@ -311,17 +311,6 @@ def _text_of(spec: ModelSpec, text: str) -> bytes:
             f"{MAX_JSON_BYTES} are read; shorten its provenance"
         )
     return encoded
-
-
-def _write(path: Path, *parts: bytes | memoryview) -> None:
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with part.open("wb") as file:
-            for content in parts:
-                file.write(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read(path: Path, *, with_plan: bool) -> tuple[ModelSpec, bytes]:

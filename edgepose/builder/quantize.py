@@ -8,6 +8,9 @@ Activations are, by `activations`:
 - ``"int8"``, symmetric: the only form that TensorRT takes, the natural one on Arm, and what OpenVINO runs
   fastest; on x86, ONNX Runtime runs it more slowly than float.
 
+For TensorRT weights stay in float with a pair of their own behind them, and biases in float: it takes no
+32-bit integers, and some versions no stored 8-bit ones. It quantises them when it builds.
+
 The quantiser and its calibration are ONNX Runtime's.
 """
 
@@ -51,6 +54,7 @@ class Quantizer:
         batches: inputs of real pictures, one each, as the runtime makes them.
         activations: see above.
         known: ranges, lowest and highest, that are not to be taken from the pictures, by activation.
+        tensorrt: TensorRT will run the model.
 
     One at a time in a process: output and log of ONNX Runtime's tools are held back meanwhile.
 
@@ -65,6 +69,8 @@ class Quantizer:
         batches: Sequence[Batch],
         activations: str = "uint8",
         known: Mapping[str, tuple[float, float]] | None = None,
+        *,
+        tensorrt: bool = False,
     ) -> None:
         if activations not in ACTIVATIONS:
             raise InvalidInputError(f"unknown activations; found {activations!r}; give one of {ACTIVATIONS}")
@@ -79,6 +85,7 @@ class Quantizer:
         self._batches = batches
         self._activations = activations
         self._known = dict(known or {})
+        self._tensorrt = tensorrt
         self._ranges: dict[str, Any] = {}
         self.heads = Graph(model).output_layers()
 
@@ -122,6 +129,8 @@ class Quantizer:
                 extra_options={
                     "ActivationSymmetric": self._activations == "int8",
                     "WeightSymmetric": True,
+                    "AddQDQPairToWeight": self._tensorrt,
+                    "QuantizeBias": not self._tensorrt,
                 },
             )
             quantizer.quantize_model()

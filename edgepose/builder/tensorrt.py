@@ -11,20 +11,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import edgepose
+from edgepose._files import write_whole
 from edgepose.backends.base import INPUT, input_port
 from edgepose.backends.engine_file import COMPATIBILITIES, EngineBuild, this_system
 from edgepose.backends.tensorrt_log import import_tensorrt, quoted, tensorrt_logger, version_of
 from edgepose.errors import BackendUnavailableError, BuildError, InvalidInputError
 from edgepose.spec import ModelSpec
 
-__all__ = ["EngineOptions", "Plan", "Steps", "build_plan", "input_profile"]
+__all__ = ["EngineOptions", "Plan", "Size", "Steps", "build_plan", "check_environment", "input_profile"]
 
 STRONG_FROM = (10, 12)
 """Strong typing exists from 10.0 on, and is complete from here on."""
@@ -68,7 +68,6 @@ class EngineOptions:
         version_compatible: later versions of TensorRT run the engine too; it may be slower.
         hardware_compatible: of `edgepose.backends.engine_file.COMPATIBILITIES`: which other GPUs run it.
         dla: core of the deep learning accelerator that runs what it can; the GPU runs the rest.
-        device: number of the GPU.
         raw_plan: write a bare plan with a side-car, see `edgepose.backends.engine_file`.
     """
 
@@ -80,7 +79,6 @@ class EngineOptions:
     version_compatible: bool = False
     hardware_compatible: str | None = None
     dla: int | None = None
-    device: int = 0
     raw_plan: bool = False
 
     def check(self) -> None:
@@ -115,6 +113,14 @@ class Plan:
     built: EngineBuild
 
 
+def check_environment() -> None:
+    """Raise `BackendUnavailableError` unless TensorRT and a usable GPU are here."""
+    from edgepose.backends.device import open_device
+
+    import_tensorrt("building an engine")
+    open_device(0)
+
+
 def build_plan(
     model: bytes,
     spec: ModelSpec,
@@ -146,7 +152,7 @@ def build_plan(
     from edgepose.backends.device import open_device
 
     trt = import_tensorrt("building an engine")
-    device = open_device(options.device)
+    device = open_device(0)
     with device.use():
         build = _Build(trt, device, spec.name)
         network = build.parse(model, half=half, quantized=quantized)
@@ -365,15 +371,11 @@ class _Build:
         if content is None:
             _log.warning("TensorRT gives no timing cache to keep: %s", self._said())
             return
-        part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(memoryview(content))
-            part.replace(path)
+            write_whole(path, memoryview(content))
         except OSError as error:
             _log.warning("cannot keep the timing cache %s: %s", path, error.strerror)
-        finally:
-            part.unlink(missing_ok=True)
 
     def _named(self, kinds: Any, name: str) -> Any:
         """A value of an enum, which this version may lack."""

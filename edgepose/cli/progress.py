@@ -27,6 +27,10 @@ class Progress:
         self._started = self._shown = time.monotonic()
         self._visible = sys.stderr.isatty() and not hidden
 
+    def grow(self, count: int) -> None:
+        """Expect so many items more."""
+        self._total = (self._total or 0) + count
+
     def step(self) -> None:
         """Count one item."""
         self._done += 1

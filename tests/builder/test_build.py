@@ -13,6 +13,7 @@ from tiny_models import color_model, color_spec, spots
 from edgepose import BuildError, Estimator, InvalidInputError, ModelNotFoundError, ParityError
 from edgepose.backends import read_model_spec
 from edgepose.builder import build as build_module
+from edgepose.builder import candidates
 from edgepose.builder.build import Options, build
 from edgepose.cli import build as command
 from edgepose.cli import main
@@ -56,8 +57,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the rewriting change what the network computes."""
     honest = build_module.rewrite
 
-    def rewrite(model: Any) -> Any:
-        changed, passes = honest(model)
+    def rewrite(model: Any, **options: Any) -> Any:
+        changed, passes = honest(model, **options)
         for tensor in changed.graph.initializer:
             if tensor.name == "weights":
                 value = onnx.numpy_helper.to_array(tensor) * np.float32(1.01)
@@ -89,7 +90,7 @@ def test_an_interrupted_build_leaves_nothing(
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_module, "compare", interrupt)
+    monkeypatch.setattr(candidates, "compare", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(source, tmp_path / "fast.onnx", PICTURES)
     assert [file.name for file in tmp_path.iterdir()] == ["source.onnx"]
@@ -98,8 +99,8 @@ def test_an_interrupted_build_leaves_nothing(
 def test_refusals(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidInputError, match="found no pictures"):
         build(source, tmp_path / "fast.onnx", [])
-    with pytest.raises(InvalidInputError, match=r"found the suffix '\.engine'"):
-        build(source, tmp_path / "fast.engine", PICTURES)
+    with pytest.raises(InvalidInputError, match=r"found the suffix '\.xml'; name an \.onnx or"):
+        build(source, tmp_path / "fast.xml", PICTURES)
     with pytest.raises(ModelNotFoundError):
         build(tmp_path / "none.onnx", source, PICTURES)
     with pytest.raises(InvalidInputError, match="from itself"):

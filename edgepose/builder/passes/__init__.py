@@ -21,19 +21,25 @@ OPSET = 13
 """From here on Softmax, Unsqueeze and DepthToSpace mean what the passes take them for."""
 
 
-def rewrite(model: Any) -> tuple[Any, dict[str, int]]:
+def rewrite(model: Any, *, tensorrt: bool = False) -> tuple[Any, dict[str, int]]:
     """Simplify a model, then run all passes.
+
+    TensorRT has deconvolutions and fusions of its own, which the passes would hide from it: what it shall run
+    is only simplified.
 
     Graphs of an older opset, and those with branches or loops, whose bodies use values that a pass does not
     see, are only simplified.
 
     Args:
         model: ``onnx.ModelProto``; it stays as it is.
+        tensorrt: TensorRT will run it.
 
     Returns:
         the new model, and how often each pass applied.
     """
     model = simplify(model)
+    if tensorrt:
+        return model, {}
     graph = Graph(model)
     if graph.opset < OPSET or graph.has_subgraphs:
         return model, dict.fromkeys(PASSES, 0)
