@@ -57,8 +57,7 @@ class EstimatorInfo:
         path: the model file.
         spec: the description that it carries.
         backend: what runs the network and why (`edgepose.backends.Backend.describe`): ``name``,
-            ``version``, ``device``, ``threads`` and ``reason``, and of ONNX Runtime ``providers``, of
-            OpenVINO ``precision``.
+            ``version``, ``device`` and ``reason``, and more that differs by runtime.
         kernels: by op, which implementation serves and why no faster one does
             (`edgepose.kernels.Kernels.status`).
     """
@@ -100,7 +99,7 @@ def resolve_model(model: str | os.PathLike[str] | None) -> Path:
             names = ", ".join(sorted(found)) or "none"
             raise ModelNotFoundError(
                 f"there is no packaged model {name!r}; packaged are: {names}; give one of them, or the "
-                "path of an .onnx file"
+                "path of an .onnx or .engine file"
             )
         return packaged
     if not is_file:
@@ -117,11 +116,13 @@ class Estimator:
     closed with it; do not use one across a fork.
 
     Args:
-        model: an ``.onnx`` file, the name of a packaged model, or None for the packaged default.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Only ``"auto"`` falls back to the
-            CPU, with a logged warning. CUDA is ONNX Runtime's alone.
-        runtime: ``"onnxruntime"``, ``"openvino"``, or ``"auto"``: ONNX Runtime where it is installed, else
-            OpenVINO.
+        model: an ``.onnx`` file, a TensorRT engine (``.engine``, or a ``.plan`` with its description beside
+            it), the name of a packaged model, or None for the packaged default.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Only ``"auto"`` falls back to the CPU, with
+            a logged warning. CUDA is that of ONNX Runtime and of TensorRT, and an engine runs nowhere else.
+        runtime: ``"auto"``: TensorRT for an engine, else ONNX Runtime where it is installed, else OpenVINO;
+            or ``"tensorrt"``, ``"onnxruntime"``, ``"openvino"``, or ``"onnxruntime-tensorrt"``: ONNX Runtime,
+            which lets TensorRT build what it can of an ``.onnx`` file.
         detector: finds the persons for a top-down model in calls without ``boxes=``: a callable that
             takes a BGR uint8 picture and returns person boxes, (n, 4) xyxy or (n, 5) with a score; or a
             bottom-up model, by name (``"multi"``), path or as an `Estimator` of its own. Without it the
@@ -151,6 +152,7 @@ class Estimator:
     Raises:
         ModelNotFoundError: there is no such model.
         ModelFormatError: the file is not a usable model.
+        EngineMismatchError: an engine was built for another version of TensorRT, GPU or system.
         BackendUnavailableError: the runtime, device or kernels cannot serve.
         InvalidInputError: an option is out of range, or not one of this kind of model.
         TypeError: an unknown keyword; the message names the nearest one.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.backends.base import INPUT, Batch, DeviceArray, cache_folder, check_device, default_threads
-from edgepose.backends.device import Device, Held, Stream, open_device
+from edgepose.backends.device import Device, DeviceMemory, Held, Stream, open_device
 from edgepose.backends.interface import Port, check_interface
 from edgepose.backends.onnx_metadata import read_spec
 from edgepose.errors import BackendUnavailableError, ModelFormatError
@@ -275,14 +275,18 @@ class _Binding(Held):
         self._options = backend._ort.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._io = held.session.io_binding()
-        self._memory = []
+        self._memory: list[DeviceMemory] = []
         arrays = {}
-        for name, like in shapes.items():
-            memory = device.allocate(math.prod(like.shape) * like.itemsize)
-            self._memory.append(memory)
-            arrays[name] = DeviceArray(memory.pointer, like.shape, like.dtype)
-            bind = self._io.bind_input if name == INPUT else self._io.bind_output
-            bind(name, "cuda", device.number, like.dtype.type, list(like.shape), memory.pointer)
+        try:
+            for name, like in shapes.items():
+                memory = device.allocate(math.prod(like.shape) * like.itemsize)
+                self._memory.append(memory)
+                arrays[name] = DeviceArray(memory.pointer, like.shape, like.dtype)
+                bind = self._io.bind_input if name == INPUT else self._io.bind_output
+                bind(name, "cuda", device.number, like.dtype.type, list(like.shape), memory.pointer)
+        except BaseException:
+            self._drop()
+            raise
         self.input = arrays.pop(INPUT)
         self.outputs = arrays
         super().__init__(device)
@@ -311,9 +315,12 @@ class _Binding(Held):
             try:
                 self.device.synchronize()
             finally:
-                self._io = self._held = None
-                for memory in self._memory:
-                    memory.close()
+                self._drop()
+
+    def _drop(self) -> None:
+        self._io = self._held = None
+        for memory in self._memory:
+            memory.close()
 
 
 def _cache_options() -> dict[str, str]:

@@ -49,7 +49,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--model",
         metavar="FILE|NAME",
-        help=f"an .onnx file, or the name of a packaged model (default: {DEFAULT_MODEL})",
+        help=f"an .onnx or .engine file, or the name of a packaged model (default: {DEFAULT_MODEL})",
     )
     parser.add_argument("--show", action="store_true", help="show the poses in a window; q or Esc ends")
     parser.add_argument(
@@ -122,7 +122,8 @@ def add_parser(verbs: Any) -> None:
         "--runtime",
         choices=RUNTIMES,
         default="auto",
-        help="what runs the network (default: auto, onnxruntime where it is installed, else openvino)",
+        help="what runs the network (default: auto, tensorrt for an engine, else onnxruntime where it is "
+        "installed, else openvino)",
     )
     parser.set_defaults(run=run, parser=parser)
 
