@@ -6,6 +6,10 @@ NVCC ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc))
 SAMPLE := edgepose/samples/astronaut
 SOURCE ?= $(SAMPLE).jpg
 OUT ?= out
+# Of TensorRT pip has the libraries of 8.6.0 alone, for Python 3.10; pycuda is built with this CUDA.
+PYTHON310 ?= python3.10
+TRT_VENV ?= .venv-trt
+CUDA_HOME ?= /usr/local/cuda
 # The CPU build by its full name, so that a build with CUDA of several gigabytes never comes unasked.
 TORCH ?= torch==2.13.0+cpu
 # Arguments for pytest, for instance PYTEST="-k kernels".
@@ -18,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CPP := $(shell find csrc tests/emulation -name '*.[ch]pp' -o -name '*.cu' -o -name '*.h')
 CMAKE_INPUTS := CMakeLists.txt $(shell find csrc -name '*.cmake')
 BUILD_INPUTS := pyproject.toml setup.py $(CMAKE_INPUTS) $(shell find csrc -type f)
-# The emulated CUDA module, plain and with the sanitizers, and what a process needs to load the latter.
+# The emulated CUDA module, which has the sanitizers, and what a process needs to load it.
 EMULATION := build/emulation
 SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
   ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
@@ -26,7 +30,7 @@ SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-
 # The packaged photo shows half of a person; its box says where the whole one would be.
 BOXES := $(if $(filter $(SAMPLE).jpg,$(SOURCE)),--boxes $(SAMPLE).json)
 
-.PHONY: help demo test test-slow test-matrix smoke lint cuda bench readme clean
+.PHONY: help demo test test-slow test-matrix test-tensorrt smoke lint cuda bench readme clean
 .DELETE_ON_ERROR:
 
 help:  ## list the tasks
@@ -35,13 +39,13 @@ help:  ## list the tasks
 demo: $(VENV)/.demo  ## poses on the packaged photo, or on SOURCE=my.jpg; the picture goes to out/
 	@$(BIN)/edgepose predict "$(SOURCE)" $(BOXES) --output "$(OUT)/"
 
-# Training in a process of its own: PyTorch's threads next to those of the runtimes have crashed it once. The
-# emulated CUDA kernels once more under the sanitizers.
-test: $(VENV)/.test $(EMULATION)/plain/.built $(EMULATION)/sanitized/.built  ## the whole suite
-	EDGEPOSE_EMULATION=$(EMULATION)/plain \
-	  $(BIN)/python -m pytest -m "not slow" --ignore tests/training $(PYTEST) $(NONE)
-	$(SANITIZED) EDGEPOSE_EMULATION=$(EMULATION)/sanitized EMULATION_ORDER=reverse \
-	  $(BIN)/python -m pytest -m "not slow" tests/kernels -k cuda-emulated $(PYTEST) $(NONE)
+# Three processes. The CUDA kernels and all that runs on them, emulated under the sanitizers, with the threads of a
+# block in another order than they come in. Training: PyTorch's threads next to those of the runtimes have crashed
+# it once.
+test: $(VENV)/.test $(EMULATION)/.built  ## the whole suite
+	$(BIN)/python -m pytest -m "not slow" --ignore tests/training --ignore tests/gpu $(PYTEST) $(NONE)
+	$(SANITIZED) EDGEPOSE_EMULATION=$(EMULATION) EMULATION_ORDER=reverse \
+	  $(BIN)/python -m pytest -m "not slow" tests/kernels tests/gpu $(PYTEST) $(NONE)
 	$(BIN)/python -m pytest -m "not slow" tests/training $(PYTEST) $(NONE)
 
 test-slow: $(VENV)/.test  ## the exhaustive checks
@@ -49,6 +53,10 @@ test-slow: $(VENV)/.test  ## the exhaustive checks
 
 test-matrix: $(VENV)/.test  ## installs in clean environments: Python, numpy, OpenCV, with and without a compiler
 	$(BIN)/python tests/packaging/matrix.py
+
+test-tensorrt: $(TRT_VENV)/.ready  ## TensorRT's own package without a GPU (x86; downloads some 2 GB, needs PYTHON310)
+	env STUB="$(abspath $(TRT_VENV))/stub" PYTHONPATH=. $(TRT_VENV)/bin/python -m pytest -c /dev/null \
+	  --rootdir . -p no:cacheprovider tests/tensorrt_real $(PYTEST)
 
 smoke: $(VENV)/.test  ## a fresh clone's demo, and the wheel in a clean environment
 	$(BIN)/python tests/packaging/smoke.py
@@ -71,7 +79,7 @@ readme: $(VENV)/.test  ## bring the README's figures and picture up to date with
 	$(BIN)/python docs/update_readme.py
 
 clean:  ## remove environments, builds and outputs
-	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TRT_VENV) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f edgepose/kernels/*.so edgepose/kernels/*_skipped.txt
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
@@ -89,10 +97,22 @@ $(VENV)/.test: $(VENV)/.torch $(BUILD_INPUTS)
 	@touch $@ $(VENV)/.demo
 
 # The kernels' CUDA sources for the CPU, to be tested without a GPU.
-$(EMULATION)/%/.built: $(VENV)/.test $(CMAKE_INPUTS) $(CPP)
+$(EMULATION)/.built: $(VENV)/.test $(CMAKE_INPUTS) $(CPP)
 	$(BIN)/cmake -S . -B $(@D) -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
-	  -DEDGEPOSE_EMULATION=ON -DEDGEPOSE_DEV=ON -DEDGEPOSE_SANITIZE=$(if $(filter sanitized,$*),ON,OFF) > /dev/null
+	  -DEDGEPOSE_EMULATION=ON -DEDGEPOSE_DEV=ON > /dev/null
 	$(BIN)/cmake --build $(@D) --target _cuda_emulated
+	@touch $@
+
+# Built on a driver without devices, which it is then loaded with too.
+$(TRT_VENV)/.ready: tests/tensorrt_real/make_stub.py
+	$(PYTHON310) -m venv $(TRT_VENV)
+	$(TRT_VENV)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  tensorrt==8.6.0 "numpy<2" "nvidia-cudnn-cu12<9" nvidia-curand "pytest>=8"
+	curand="$$(dirname "$$(find "$(abspath $(TRT_VENV))/lib" -name curand.h)")" && \
+	$(PYTHON310) tests/tensorrt_real/make_stub.py $(TRT_VENV)/stub "$(CUDA_HOME)" "$$curand/../lib" && \
+	env CUDA_ROOT="$(CUDA_HOME)" CPLUS_INCLUDE_PATH="$(CUDA_HOME)/include:$$curand" \
+	  LIBRARY_PATH="$(abspath $(TRT_VENV))/stub" \
+	  $(TRT_VENV)/bin/python -m pip --disable-pip-version-check install --quiet pycuda
 	@touch $@
 
 # PyTorch, for the training tests alone. Where there is none for this Python they are skipped, but not in CI.

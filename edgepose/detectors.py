@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgepose._inputs import check_boxes, has_area, overlaps
 from edgepose.pipeline.bottomup import keypoint_boxes
+from edgepose.pipeline.gpu.device_picture import DevicePicture
 from edgepose.pipeline.topdown import PersonBoxes
 from edgepose.result import PoseResult
 

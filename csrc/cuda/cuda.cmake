@@ -2,10 +2,12 @@
 set(cuda_kernels
   csrc/cuda/argmax_offset.cu
   csrc/cuda/crops.cu
+  csrc/cuda/find_peaks.cu
   csrc/cuda/flip_average.cu
+  csrc/cuda/group.cu
   csrc/cuda/mirror.cu
+  csrc/cuda/settle_persons.cu
   csrc/cuda/soft_argmax.cu)
-list(APPEND cuda_kernels csrc/cuda/find_peaks.cu csrc/cuda/group.cu csrc/cuda/settle_persons.cu)
 set(cuda_bindings csrc/bindings/cuda.cpp csrc/bindings/cuda_pose_maps.cpp)
 
 if(EDGEPOSE_CUDA)
