@@ -99,7 +99,7 @@ $(VENV)/.test: $(VENV)/.torch $(BUILD_INPUTS)
 # The kernels' CUDA sources for the CPU, to be tested without a GPU.
 $(EMULATION)/.built: $(VENV)/.test $(CMAKE_INPUTS) $(CPP)
 	$(BIN)/cmake -S . -B $(@D) -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
-	  -DEDGEPOSE_EMULATION=ON -DEDGEPOSE_DEV=ON > /dev/null
+	  -DEDGEPOSE_EMULATION=ON -DEDGEPOSE_SANITIZE=ON -DEDGEPOSE_DEV=ON > /dev/null
 	$(BIN)/cmake --build $(@D) --target _cuda_emulated
 	@touch $@
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from edgepose.backends.base import HEATMAPS, TAGS, Binding, DeviceArray, DeviceN
 from edgepose.backends.device import Held, Stream
 from edgepose.kernels import _cuda
 from edgepose.kernels.cuda import CROP_SOURCE
-from edgepose.kernels.cuda_bottomup import DevicePass, MapsAt, PoseMapsOnDevice
+from edgepose.kernels.cuda_bottomup import PoseMapsOnDevice
+from edgepose.kernels.pose_maps import MapPass, PoseMaps
 from edgepose.pipeline.bottomup import Decoded, people_limit
 from edgepose.pipeline.gpu.pictures import Pictures
 from edgepose.pipeline.gpu.steps import fill_sources, put_crops, put_mirrored
@@ -89,12 +91,10 @@ class DeviceFrames(Held):
         assert grouping is not None  # BottomUp has seen to it
         runs = _Runs(self._network, self._spec, sizes, self._tagged, flip_test=self._flip_test)
         try:
-            _, *largest = runs.passes[0].heatmaps[-1].shape
-            size = size or (largest[0], largest[1])
+            size = size or runs.passes[0].heatmaps[-1].shape[1:]
+            found = PoseMaps(tuple(runs.passes), size, self._spec.skeleton.flip_permutation)
             maps = PoseMapsOnDevice(
-                runs.passes,
-                size,
-                self._spec.skeleton.flip_permutation,
+                found,
                 grouping.joint_order,
                 window=grouping.window,
                 limit=people_limit(grouping, official=self._official, max_persons=self._max_persons),
@@ -105,7 +105,6 @@ class DeviceFrames(Held):
                 adjust=grouping.adjust,
                 refine=grouping.refine if self._refine is None else self._refine,
                 official=self._official,
-                stream=self._stream.handle,
             )
         except BaseException:
             runs.close()
@@ -143,7 +142,7 @@ class _Runs:
         self._spec = spec
         self._bindings: list[Binding] = []
         self._scales: list[list[tuple[Binding, int]]] = []  # each run's binding, and its place in the batch
-        self.passes: list[DevicePass] = []
+        self.passes: list[MapPass] = []
         least, most = network.batch_sizes
         together = flip_test and most >= 2
         try:
@@ -165,23 +164,22 @@ class _Runs:
         self._bindings.append(binding)
         return binding
 
-    def _pass(self, binding: Binding, place: int, *, flipped: bool, tags: bool) -> DevicePass:
+    def _pass(self, binding: Binding, place: int, *, flipped: bool, tags: bool) -> MapPass:
         """One picture's part of a run, as `edgepose.pipeline.bottomup.map_pass` has it."""
         joints = len(self._spec.skeleton)
-        heatmaps: list[MapsAt] = []
-        tag_maps: list[MapsAt] = []
+        heatmaps: list[Any] = []
+        tag_maps: list[Any] = []
         for name, output in binding.outputs.items():
             maps = _item(output, place)
-            _, channels, height, width = maps.shape
-            half = maps.dtype == np.float16
+            channels, height, width = maps.shape[1:]
             if name.startswith(HEATMAPS):
-                heatmaps.append(MapsAt(maps.pointer, (channels, height, width), half))
+                heatmaps.append(DeviceArray(maps.pointer, (channels, height, width), maps.dtype))
             elif name.startswith(TAGS) and tags:
                 parts = max(1, channels // joints)
-                step = maps.nbytes // parts
-                shape = (channels // parts, height, width)
-                tag_maps += [MapsAt(maps.pointer + part * step, shape, half) for part in range(parts)]
-        return DevicePass(tuple(heatmaps), tuple(tag_maps), flipped)
+                step, shape = maps.nbytes // parts, (channels // parts, height, width)
+                places = range(maps.pointer, maps.pointer + parts * step, step)
+                tag_maps += [DeviceArray(pointer, shape, maps.dtype) for pointer in places]
+        return MapPass(tuple(heatmaps), tuple(tag_maps), flipped)
 
     def put(self, sources: int, stream: int) -> None:
         """Put all runs on a stream; of the `sources` each scale takes one."""
