@@ -51,7 +51,7 @@ def main() -> None:
         return
     serving = {}
     print(f"{machine.describe()} Every decode on 1 thread.\n")
-    for name in kernels.IMPLEMENTATIONS:
+    for name in kernels.AUTOMATIC:
         try:
             serving[name] = kernels.get(name)
         except BackendUnavailableError as error:

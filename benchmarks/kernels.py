@@ -69,7 +69,7 @@ def optional(name: str) -> Any:
 def available() -> dict[str, kernels.Kernels]:
     """The kernels that can serve, the fastest first."""
     found = {}
-    for name in kernels.IMPLEMENTATIONS:
+    for name in kernels.AUTOMATIC:
         try:
             found[name] = kernels.get(name)
         except BackendUnavailableError as error:

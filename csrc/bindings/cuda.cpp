@@ -79,6 +79,16 @@ void copy(Address to, Address from, std::size_t bytes, cudaMemcpyKind kind, Addr
               "memory cannot be copied");
 }
 
+Address create_stream() {
+  cudaStream_t stream = nullptr;
+  cuda::check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream cannot be had");
+  return reinterpret_cast<Address>(stream);
+}
+
+void destroy_stream(Address stream) {
+  cuda::check(cudaStreamDestroy(stream_of(stream)), "a stream cannot be destroyed");
+}
+
 void synchronize(Address stream) {
   py::gil_scoped_release release;
   cuda::check(cudaStreamSynchronize(stream_of(stream)), "work on the device failed");
@@ -187,6 +197,14 @@ PYBIND11_MODULE(EDGEPOSE_CUDA_MODULE, m) {
         copy(to, from, bytes, cudaMemcpyDeviceToHost, stream);
       },
       py::arg("to"), py::arg("source"), py::arg("bytes"), py::arg("stream"));
+  m.def(
+      "copy_within",
+      [](Address to, Address from, std::size_t bytes, Address stream) {
+        copy(to, from, bytes, cudaMemcpyDeviceToDevice, stream);
+      },
+      py::arg("to"), py::arg("source"), py::arg("bytes"), py::arg("stream"));
+  m.def("create_stream", &create_stream);
+  m.def("destroy_stream", &destroy_stream, py::arg("stream"));
   m.def("synchronize", &synchronize, py::arg("stream"));
   m.def("begin_capture", &begin_capture, py::arg("stream"));
   m.def("end_capture", &end_capture, py::arg("stream"));

@@ -23,7 +23,6 @@ constexpr double kRoundingSteps = 16384.0;
 // Share of a second moment that may be due to the offset of the mean from the point it is taken about.
 constexpr double kMaxOffsetShare = 15.0 / 16.0;
 constexpr double kLogFloor = 1e-10;
-constexpr double kLogOfFloor = -23.025850929940457;
 constexpr double kMinCurvature = 1e-6;
 constexpr double kMaxCondition = 1e-4;
 constexpr double kMaxTaylorStep = 1.0;
@@ -76,7 +75,7 @@ EDGEPOSE_HD Point quarter_step(const T* map, int height, int width, double x, do
 }
 
 EDGEPOSE_HD inline double floored_log(float value) {
-  return value > kLogFloor ? log(static_cast<double>(value)) : kLogOfFloor;  // NaN is not above the floor
+  return log(value > kLogFloor ? static_cast<double>(value) : kLogFloor);  // NaN is not above the floor
 }
 
 EDGEPOSE_HD inline double clipped_step(double step) {
@@ -104,21 +103,13 @@ EDGEPOSE_HD Point newton_step(const At& at) {
   return {clipped_step(x), clipped_step(y)};
 }
 
-// The floored logarithm of a map around its peak.
-template <class T>
-struct LogMap {
-  const T* peak;
-  int width;
-  EDGEPOSE_HD double operator()(std::ptrdiff_t dx, std::ptrdiff_t dy) const {
-    return floored_log(widen(peak[dy * width + dx]));
-  }
-};
-
 // The Newton step from the peak at (column, row).
 template <class T>
 EDGEPOSE_HD Point taylor_step(const T* map, int height, int width, int column, int row) {
   if (!has_taylor_step(height, width, column, row)) return {0, 0};
-  return newton_step(LogMap<T>{map + static_cast<std::ptrdiff_t>(row) * width + column, width});
+  const T* peak = map + static_cast<std::ptrdiff_t>(row) * width + column;
+  return newton_step(
+      [&](std::ptrdiff_t dx, std::ptrdiff_t dy) { return floored_log(widen(peak[dy * width + dx])); });
 }
 
 // Index of the pixel whose value is the score of a soft coordinate.

@@ -34,6 +34,7 @@ from edgepose.kernels._checks import Maps
 from edgepose.kernels.pose_maps import Groups, MapPass, Peaks, PoseMaps
 
 __all__ = [
+    "AUTOMATIC",
     "IMPLEMENTATIONS",
     "OPS",
     "Groups",
@@ -74,7 +75,9 @@ OPS = (
 IMPLEMENTATIONS = ("native", "numba", "numpy", "cuda")
 """Names of the implementations: those on the processor, the fastest first, and the one on the device."""
 
-_AUTOMATIC = ("native", "numba", "numpy")
+AUTOMATIC = ("native", "numba", "numpy")
+"""Those on the processor, of which ``"auto"`` takes the first that is there."""
+
 _MODULES = {"native": "native", "numba": "jit", "numpy": "reference", "cuda": "cuda"}
 _REMEDIES = {
     "native": (
@@ -266,7 +269,7 @@ def _absent(op: str, name: str) -> Callable[..., Any]:
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise BackendUnavailableError(
-            f"{op} cannot be run by the {name} kernels; they do not have it; use {', '.join(_AUTOMATIC)}"
+            f"{op} cannot be run by the {name} kernels; they do not have it; use {', '.join(AUTOMATIC)}"
         )
 
     return refuse
@@ -295,7 +298,7 @@ _warned = False
 def _automatic() -> Kernels:
     global _warned
     reasons: dict[str, str] = {}
-    for name in _AUTOMATIC:
+    for name in AUTOMATIC:
         try:
             modules = {name: _load(name)}
         except ImportError as error:

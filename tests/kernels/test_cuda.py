@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +18,6 @@ from edgepose.kernels import Kernels, reference
 
 MAPS = make_maps("peaked", (2, 3, 16, 12), 0)
 MEAN, STD, FILL = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (0.0, 0.0, 0.0)
-STREAM = 3  # of the emulation; on a device the default one serves
 
 
 @pytest.fixture(scope="module")
@@ -121,23 +122,23 @@ def test_rows_of_pictures_may_be_padded(cuda: Any, raw: Any) -> None:
 
 
 def test_a_graph_stays_valid_while_pictures_change(cuda: Any, raw: Any) -> None:
-    if not hasattr(raw, "submit"):
-        pytest.skip("a stream to capture is at hand only in the emulation")
+    stream = raw.create_stream()
     table = cuda.DeviceArray((1,), cuda.CROP_SOURCE)
     out = cuda.DeviceArray((1, 3, 14, 11))
-    raw.begin_capture(STREAM)
-    raw.crop_normalize(table.pointer, 1, 14, 11, MEAN, STD, FILL, True, out.pointer, STREAM)
-    graph = raw.end_capture(STREAM)
+    raw.begin_capture(stream)
+    raw.crop_normalize(table.pointer, 1, 14, 11, MEAN, STD, FILL, True, out.pointer, stream)
+    graph = raw.end_capture(stream)
     for seed, (rows, columns) in enumerate([(20, 30), (8, 90)]):
         image, affine = picture(rows, columns, seed), np.array([[[1.5 + seed, 0, 2], [0, 0.5, -1]]])
         frame = cuda.DeviceArray.of(image)
         source = source_of(cuda, frame, rows, columns, affine, False)
-        raw.copy_in(table.pointer, source.ctypes.data, source.nbytes, STREAM)
-        graph.launch(STREAM)
-        raw.synchronize(STREAM)
+        raw.copy_in(table.pointer, source.ctypes.data, source.nbytes, stream)
+        graph.launch(stream)
+        raw.synchronize(stream)
         expected = reference.crop_normalize(image, affine, (14, 11), MEAN, STD, True)
         np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=4e-6)
     graph.close()
+    raw.destroy_stream(stream)
 
 
 # --- mirroring ------------------------------------------------------------------------------------
@@ -284,3 +285,16 @@ def test_the_pool_keeps_a_limited_amount(cuda: Any, monkeypatch: pytest.MonkeyPa
 def test_sizes_of_maps_are_bounded(cuda: Any) -> None:
     with pytest.raises(InvalidInputError, match="less than 2\\^31 maps"):
         cuda.soft_argmax(described((1, 1, 1 << 20, 1 << 12)))
+
+
+def test_the_benchmark_runs(
+    cuda: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
+    script = importlib.import_module("cuda_kernels")
+    tiny = "--joints 2 --maps 8 6 --crop 16 12 --frame 20 30 --launches 2 --rounds 1 --spread 4096"
+    script.main(["--batches", "1", "2", *tiny.split()])
+    text = capsys.readouterr().out
+    assert text.count("| soft_argmax, float16 |") == 2
+    assert "| crop_pixels, turned, NV12 |" in text
+    assert "Copies on the device: " in text

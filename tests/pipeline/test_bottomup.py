@@ -136,7 +136,7 @@ def recorded(shared: Path) -> tuple[list[dict[str, Any]], Any]:
     return json.loads(str(arrays["meta"])), arrays
 
 
-@pytest.fixture(params=kernels.IMPLEMENTATIONS)
+@pytest.fixture(params=kernels.AUTOMATIC)
 def ops(request: pytest.FixtureRequest) -> kernels.Kernels:
     try:
         return kernels.get(request.param)
