@@ -371,7 +371,7 @@ def _settled(maps: PoseMaps, persons: Any, *, adjust: bool) -> Any:
         given, count = call.put(persons), call.put_host(np.array([rows], np.int32))
         to = call.result(None, persons.shape)
         task = _cuda.PersonsTask(to, rows, k, stride, count, adjust, not adjust, None)
-        _cuda.copy_across(to, given, 4 * rows * k * stride, STREAM)
+        _cuda.copy_within(to, given, 4 * rows * k * stride, STREAM)
         _cuda.settle(final, task, call.room(_cuda.settle_scratch(final, task)), STREAM)
         (found,) = call.finish()
     return found

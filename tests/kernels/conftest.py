@@ -42,6 +42,12 @@ def emulate(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def emulated() -> bool:
+    """Whether kernels run emulated, which takes long: then a share of the recorded cases serves."""
+    return bool(EMULATION)
+
+
+@pytest.fixture(scope="session")
 def on_device() -> kernels.Kernels:
     """The kernels in CUDA, on a GPU or emulated; skipped where there is neither."""
     if EMULATION:

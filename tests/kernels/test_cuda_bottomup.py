@@ -16,8 +16,6 @@ from edgepose.kernels import Kernels, MapPass, PoseMaps, reference
 from edgepose.pipeline.bottomup import Decoded, decode_maps
 from edgepose.spec import Grouping
 
-STREAM = 3  # of the emulation; on a device the default one serves
-
 
 @pytest.fixture(scope="module")
 def cuda(on_device: Kernels) -> Any:
@@ -120,30 +118,30 @@ def test_scores_of_persons_are_rounded_as_numpy_does(cuda: Any, bottomup: Any, r
 
 
 def test_a_graph_reads_what_stands_in_the_maps(cuda: Any, bottomup: Any, raw: Any) -> None:
-    if not hasattr(raw, "submit"):
-        pytest.skip("the default stream of a device cannot be captured")
+    stream = raw.create_stream()
     scenes = [
         make_scene(PLAIN, kind, people=n, seed=n) for n, kind in ((3, "people"), (0, "empty"), (6, "ties"))
     ]
     there = moved(scenes[0], cuda.DeviceArray.of)
     with bottomup.PoseMapsOnDevice(there, range(5)) as steps:
         result = np.empty(steps.result_bytes, np.uint8)
-        raw.begin_capture(STREAM)
-        steps.run(STREAM)
-        raw.copy_out(result.ctypes.data, steps.result, result.nbytes, STREAM)
-        graph = raw.end_capture(STREAM)
+        raw.begin_capture(stream)
+        steps.run(stream)
+        raw.copy_out(result.ctypes.data, steps.result, result.nbytes, stream)
+        graph = raw.end_capture(stream)
         for maps in (*scenes, scenes[0]):
             for to, source in zip(there.passes, maps.passes, strict=True):
                 for place, array in zip(
                     (*to.heatmaps, *to.tags), (*source.heatmaps, *source.tags), strict=True
                 ):
                     packed = np.ascontiguousarray(array)
-                    raw.copy_in(place.pointer, packed.ctypes.data, packed.nbytes, STREAM)
-            graph.launch(STREAM)
-            raw.synchronize(STREAM)
+                    raw.copy_in(place.pointer, packed.ctypes.data, packed.nbytes, stream)
+            graph.launch(stream)
+            raw.synchronize(stream)
             expected = decode_maps(maps, kernels.get("numpy"), Grouping(joint_order=tuple(range(5))))
             assert_same(steps.read(result), expected)
         graph.close()
+    raw.destroy_stream(stream)
 
 
 def test_rows_without_persons_are_zero(cuda: Any, bottomup: Any, raw: Any) -> None:
