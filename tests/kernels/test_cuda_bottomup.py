@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -299,3 +301,13 @@ def test_memory_is_less_than_that_of_the_final_maps(cuda: Any, bottomup: Any, ra
     assert raw.find_peaks_scratch(final, 5, 1 << 16, 0.1) < 5 * whole  # all pixels may be asked for
     task = raw.PersonsTask(0, 30, joints, 4, 0, True, True, None)
     assert raw.settle_scratch(final, task) < 1 << 16
+
+
+def test_the_benchmark_runs(
+    cuda: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
+    script = importlib.import_module("cuda_bottomup")
+    script.main(["--people", "10", "--share", "8", "--launches", "1", "--rounds", "1"])
+    text = capsys.readouterr().out
+    assert text.count("| 10 | yes |") == text.count("| 10 | no |") == 2
