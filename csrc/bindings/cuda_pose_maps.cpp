@@ -125,14 +125,6 @@ void define_cuda_pose_maps(py::module_& m) {
       py::arg("maps"), py::arg("window"), py::arg("top"), py::arg("threshold"));
   m.def("find_peaks", &find_peaks, unlocked, py::arg("maps"), py::arg("window"), py::arg("top"),
         py::arg("threshold"), py::arg("out"), py::arg("scratch"), py::arg("stream"));
-  m.def(
-      "copy_across",
-      [](Address to, Address from, std::size_t bytes, Address stream) {
-        cuda::check(cudaMemcpyAsync(at<void>(to), at<const void>(from), bytes, cudaMemcpyDeviceToDevice,
-                                    stream_of(stream)),
-                    "memory cannot be copied");
-      },
-      py::arg("to"), py::arg("source"), py::arg("bytes"), py::arg("stream"));
   m.def("group_scratch", &cuda::group_scratch, py::arg("task"));
   m.def(
       "group",

@@ -182,9 +182,8 @@ __global__ void __launch_bounds__(kPickThreads) pick(FinalMaps maps, Peaks out, 
   for (int i = thread; i < out.top; i += kPickThreads) {
     const bool there = i < kept;
     const std::uint32_t index = there ? index_of(order[i]) : 0;
-    float score = there ? value_of(order[i]) : 0;
+    const float score = there ? value_of(order[i]) : 0;
     const int x = static_cast<int>(index % width), y = static_cast<int>(index / width);
-    if (there && score == 0) score = sample_heat(maps, joint, y, x);  // -0 it may be
     out.xy[2 * (first + i)] = x;
     out.xy[2 * (first + i) + 1] = y;
     out.scores[first + i] = score;

@@ -239,8 +239,20 @@ class PoseMapsOnDevice:
 
     def run(self, stream: int) -> None:
         """Put all steps on a stream; the result block is complete when they are done."""
+        self.find_peaks(stream)
+        self.group(stream)
+        self.settle(stream)
+
+    def find_peaks(self, stream: int) -> None:
+        """The first step alone."""
         _cuda.find_peaks(self._maps, *self._options, self._peaks, self._scratch, stream)
+
+    def group(self, stream: int) -> None:
+        """The second step alone: persons and their scores out of the peaks."""
         _cuda.group(self._grouping, self._scratch, stream)
+
+    def settle(self, stream: int) -> None:
+        """The last step alone, adjusting and refining, as far as wanted; it changes the persons."""
         if self._settles:
             _cuda.settle(self._maps, self._settling, self._scratch, stream)
 
@@ -371,7 +383,7 @@ def _settled(maps: PoseMaps, persons: Any, *, adjust: bool) -> Any:
         given, count = call.put(persons), call.put_host(np.array([rows], np.int32))
         to = call.result(None, persons.shape)
         task = _cuda.PersonsTask(to, rows, k, stride, count, adjust, not adjust, None)
-        _cuda.copy_across(to, given, 4 * rows * k * stride, STREAM)
+        _cuda.copy_within(to, given, 4 * rows * k * stride, STREAM)
         _cuda.settle(final, task, call.room(_cuda.settle_scratch(final, task)), STREAM)
         (found,) = call.finish()
     return found

@@ -20,6 +20,12 @@ IMPLEMENTATIONS = ("cuda-emulated",) if EMULATION else (*ON_PROCESSOR, "cuda")
 
 
 @pytest.fixture(scope="session")
+def emulated() -> bool:
+    """Whether kernels run emulated, which takes long: then a share of the recorded cases serves."""
+    return bool(EMULATION)
+
+
+@pytest.fixture(scope="session")
 def on_device() -> kernels.Kernels:
     """The kernels in CUDA, on a GPU or emulated; skipped where there is neither."""
     if EMULATION:
