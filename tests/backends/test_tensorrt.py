@@ -517,7 +517,7 @@ def test_the_interpreters_end(tmp_path: Path, end: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (3 if end == "error" else 0, "clean 1\n", "")
 
 
-def test_a_fork_is_refused(rigs: Any) -> None:
+def test_a_fork_is_refused(rigs: Any, caplog: pytest.LogCaptureFixture) -> None:
     rig = rigs()
     backend = rig.open()
     backend.run(pictures(1))
@@ -531,14 +531,14 @@ def test_a_fork_is_refused(rigs: Any) -> None:
         except BackendUnavailableError as error:
             queue.put(str(error))
         backend.close()  # leaves alone what is the parent's
-        queue.put(rig.cuda.leaks)
+        queue.put((rig.cuda.leaks, caplog.text))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
         process = context.Process(target=child)
         process.start()
     assert "start processes by 'spawn'" in queue.get()
-    assert queue.get() == []
+    assert queue.get() == ([], "")
     process.join()
     assert process.exitcode == 0
     assert backend.run(pictures(1))["heatmaps"].shape == (1, 3, 16, 12)
