@@ -5,6 +5,10 @@ VENV ?= .venv
 SAMPLE := edgepose/samples/astronaut
 SOURCE ?= $(SAMPLE).jpg
 OUT ?= out
+# Of TensorRT pip has the libraries of 8.6.0 alone, for Python 3.10; pycuda is built with this CUDA.
+PYTHON310 ?= python3.10
+TRT_VENV ?= .venv-trt
+CUDA_HOME ?= /usr/local/cuda
 # The CPU build by its full name, so that a build with CUDA of several gigabytes never comes unasked.
 TORCH ?= torch==2.13.0+cpu
 # Arguments for pytest, for instance PYTEST="-k kernels".
@@ -20,7 +24,7 @@ BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt $(CPP)
 # The packaged photo shows half of a person; its box says where the whole one would be.
 BOXES := $(if $(filter $(SAMPLE).jpg,$(SOURCE)),--boxes $(SAMPLE).json)
 
-.PHONY: help demo test test-slow test-matrix smoke lint bench readme clean
+.PHONY: help demo test test-slow test-matrix test-tensorrt smoke lint bench readme clean
 .DELETE_ON_ERROR:
 
 help:  ## list the tasks
@@ -40,6 +44,10 @@ test-slow: $(VENV)/.test  ## the exhaustive checks
 test-matrix: $(VENV)/.test  ## installs in clean environments: Python, numpy, OpenCV, with and without a compiler
 	$(BIN)/python tests/packaging/matrix.py
 
+test-tensorrt: $(TRT_VENV)/.ready  ## TensorRT's own package without a GPU (x86; downloads some 2 GB, needs PYTHON310)
+	env STUB="$(abspath $(TRT_VENV))/stub" PYTHONPATH=. $(TRT_VENV)/bin/python -m pytest -c /dev/null \
+	  --rootdir . -p no:cacheprovider tests/tensorrt_real $(PYTEST)
+
 smoke: $(VENV)/.test  ## a fresh clone's demo, and the wheel in a clean environment
 	$(BIN)/python tests/packaging/smoke.py
 
@@ -56,7 +64,7 @@ readme: $(VENV)/.test  ## bring the README's figures and picture up to date with
 	$(BIN)/python docs/update_readme.py
 
 clean:  ## remove environments, builds and outputs
-	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TRT_VENV) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f edgepose/kernels/*.so edgepose/kernels/*_skipped.txt
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
@@ -72,6 +80,18 @@ $(VENV)/.demo: $(VENV)/.venv $(BUILD_INPUTS)
 $(VENV)/.test: $(VENV)/.torch $(BUILD_INPUTS)
 	$(PIP) install --quiet --editable ".[dev,numba$(if $(shell cat $(VENV)/.torch),,,training)]"
 	@touch $@ $(VENV)/.demo
+
+# Built on a driver without devices, which it is then loaded with too.
+$(TRT_VENV)/.ready: tests/tensorrt_real/make_stub.py
+	$(PYTHON310) -m venv $(TRT_VENV)
+	$(TRT_VENV)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  tensorrt==8.6.0 "numpy<2" "nvidia-cudnn-cu12<9" nvidia-curand "pytest>=8"
+	curand="$$(dirname "$$(find "$(abspath $(TRT_VENV))/lib" -name curand.h)")" && \
+	$(PYTHON310) tests/tensorrt_real/make_stub.py $(TRT_VENV)/stub "$(CUDA_HOME)" "$$curand/../lib" && \
+	env CUDA_ROOT="$(CUDA_HOME)" CPLUS_INCLUDE_PATH="$(CUDA_HOME)/include:$$curand" \
+	  LIBRARY_PATH="$(abspath $(TRT_VENV))/stub" \
+	  $(TRT_VENV)/bin/python -m pip --disable-pip-version-check install --quiet pycuda
+	@touch $@
 
 # PyTorch, for the training tests alone. Where there is none for this Python they are skipped, but not in CI.
 $(VENV)/.torch: $(VENV)/.venv

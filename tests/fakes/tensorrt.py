@@ -83,14 +83,10 @@ class _Maker:
     def _enum(self, name: str, record: dict[str, Any]) -> type:
         names = [n for n, (places, *_) in record["members"].items() if self._place in places]
         names = [n for n in names if n not in ("name", "value", "itemsize")]
-        values = record["values"].get(
-            str(self._place), {}
-        )  # unknown of 8.6: numbers that no other version has
+        values = record["values"].get(str(self._place), {})  # of few enums unknown: any numbers serve
         kind = type(name, (Enum,), {"_names": names})
         for place, member in enumerate(names):
-            setattr(
-                kind, member, kind(member, values.get(member, (40 if name == "BuilderFlag" else 0) + place))
-            )
+            setattr(kind, member, kind(member, values.get(member, place)))
         return kind
 
     def _class(self, name: str, record: dict[str, Any]) -> type:

@@ -373,6 +373,10 @@ class Builder(Guarded):
                 return f"DLA core {config.DLA_core} does not exist"
             if "GPU_FALLBACK" not in flags:
                 return "a layer does not run on DLA, and GPU_FALLBACK is not set"
+            if any(len(set(shapes)) > 1 for profile in config._profiles for shapes in profile.values()):
+                return "dynamic shapes are not supported on DLA"
+            if not network._strong and not precision:
+                return "DLA needs FP16 or INT8"
         dynamic = any(-1 in tensor.shape for tensor in network._inputs)
         if dynamic and not config._profiles:
             return "Network has dynamic or shape inputs, but no optimization profile has been defined"
