@@ -116,6 +116,16 @@ def test_the_profile_bounds_the_batch(
     backend.close()
 
 
+def test_what_fills_a_batch_up_is_zero(rigs: Any) -> None:
+    backend = rigs().open()
+    backend.run(np.ones((4, 3, 64, 48), np.float32))
+    backend.run(np.ones((3, 3, 64, 48), np.float32))
+    given = backend._local.lane._bindings[4, 3, 64, 48].buffers["image"].array
+    assert given.mean(axis=(1, 2, 3)).tolist() == [1, 1, 1, 0]
+    del given
+    backend.close()
+
+
 def test_an_engine_with_a_fixed_input(rig: Rig) -> None:
     source = color_model(rig.folder / "b.onnx", batch=2)
     backend = rig.open(source=source, batches=(2, 2), fixed=True)
