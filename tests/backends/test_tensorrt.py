@@ -666,6 +666,15 @@ def test_errors_quote_the_failure_at_hand_alone(rigs: Any) -> None:
         open_backend(rig.engine())
     assert "Runtime.deserialize_cuda_engine failed" in str(caught.value)
     assert "magicTag" not in str(caught.value)
+    rig.control.fail.clear()
+    backend = rig.open()
+    binding, stream = backend.bind((1, 3, 64, 48)), backend.cuda.stream()
+    rig.control.logger.log(rig.trt.ILogger.Severity.ERROR, "an older failure")
+    rig.control.fail.add("IExecutionContext.execute_async_v3")
+    with pytest.raises(BackendUnavailableError, match=r"says: IExecutionContext\.execute_async_v3 failed;"):
+        binding.enqueue(stream.handle)
+    backend.close()
+    stream.close()
 
 
 def test_no_memory_to_deserialise(rigs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
