@@ -116,6 +116,16 @@ def test_the_profile_bounds_the_batch(
     backend.close()
 
 
+def test_what_fills_a_batch_up_is_zero(rigs: Any) -> None:
+    backend = rigs().open()
+    backend.run(np.ones((4, 3, 64, 48), np.float32))
+    backend.run(np.ones((3, 3, 64, 48), np.float32))
+    given = backend._local.lane._bindings[4, 3, 64, 48].buffers["image"].array
+    assert given.mean(axis=(1, 2, 3)).tolist() == [1, 1, 1, 0]
+    del given
+    backend.close()
+
+
 def test_an_engine_with_a_fixed_input(rig: Rig) -> None:
     source = color_model(rig.folder / "b.onnx", batch=2)
     backend = rig.open(source=source, batches=(2, 2), fixed=True)
@@ -517,7 +527,7 @@ def test_the_interpreters_end(tmp_path: Path, end: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (3 if end == "error" else 0, "clean 1\n", "")
 
 
-def test_a_fork_is_refused(rigs: Any) -> None:
+def test_a_fork_is_refused(rigs: Any, caplog: pytest.LogCaptureFixture) -> None:
     rig = rigs()
     backend = rig.open()
     backend.run(pictures(1))
@@ -531,14 +541,14 @@ def test_a_fork_is_refused(rigs: Any) -> None:
         except BackendUnavailableError as error:
             queue.put(str(error))
         backend.close()  # leaves alone what is the parent's
-        queue.put(rig.cuda.leaks)
+        queue.put((rig.cuda.leaks, caplog.text))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
         process = context.Process(target=child)
         process.start()
     assert "start processes by 'spawn'" in queue.get()
-    assert queue.get() == []
+    assert queue.get() == ([], "")
     process.join()
     assert process.exitcode == 0
     assert backend.run(pictures(1))["heatmaps"].shape == (1, 3, 16, 12)
