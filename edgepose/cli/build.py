@@ -187,11 +187,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
-        _print(report)
+        _print(report, raw_plan=arguments.raw_plan or arguments.output.suffix.lower() == ".plan")
     return 0
 
 
-def _print(report: Any) -> None:
+def _print(report: Any, *, raw_plan: bool) -> None:
     before, after = (size / 1e6 for size in report.bytes)
     kind = "input uint8, " if report.input == "uint8" else ""
     applied = ", ".join(f"{name} {count}" for name, count in report.passes.items())
@@ -202,9 +202,8 @@ def _print(report: Any) -> None:
     print(f"rewritten: {applied or 'simplified alone'}")
     if report.engine is not None:
         print("\n".join(f"{name or '':<12} {value}" for name, value in engine_rows(report.engine)))
-        beside = side_car(report.output)
-        if beside.exists():
-            print(f"description: {beside}")
+        if raw_plan:
+            print(f"description  {side_car(report.output)}")
     for name, value in report.quantization.items():
         print(f"{name}: {value if isinstance(value, str) else json.dumps(value)}")
     for name, value in report.milliseconds.items():

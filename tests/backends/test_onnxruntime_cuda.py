@@ -159,7 +159,7 @@ def test_a_real_session_that_may_not_use_the_cpu_is_refused(
         with pytest.raises(BackendUnavailableError, match="could not load CUDA and took CPUExecution"):
             OnnxRuntimeBackend(model, device="cuda")
         for provider, text in ((fakes.CUDA, fakes.REFUSED), (fakes.CPU, fakes.CONFLICT)):
-            with pytest.raises(Exception, match="explicitly disabled|Conflicting") as caught:
+            with pytest.raises(Exception, match=r"explicitly disabled|Conflicting") as caught:
                 ort.InferenceSession(str(model), options, providers=[provider], enable_fallback=0)
             assert str(caught.value) == text
 

@@ -281,6 +281,10 @@ def test_command_line(
     assert json.loads(capsys.readouterr().out)["provenance"]["engine"]["sm"] == "8.7"
     assert main([*arguments, "--batch", "1:1:1", "--dla", "0", "--raw-plan", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["engine"]["dla"] == 0
+    assert main([*arguments, "--raw-plan"]) == 0
+    assert f"description  {output}.json" in capsys.readouterr().out
+    assert main([*arguments, "--batch", "1:1:1", "--dla", "0"]) == 0
+    assert "description" not in capsys.readouterr().out
     assert main(["info", str(output)]) == 0
     assert "DLA core 0, the GPU for the rest" in capsys.readouterr().out
     for wrong in (["--batch", "1:2"], ["--batch", "many"], ["--size", "64"], ["--size", "64x64:64x64"]):

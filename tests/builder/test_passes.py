@@ -268,6 +268,12 @@ def test_all_together_leave_the_source_alone() -> None:
     image = normal(2, 8, 6, 5)
     np.testing.assert_allclose(run(rewritten, image), run(model, image), atol=1e-4)
     assert rewrite(model)[0].SerializeToString() == rewritten.SerializeToString()
+    simple, counts = rewrite(model, tensorrt=True)
+    assert counts == {}
+    kinds = [node.op_type for node in simple.graph.node]
+    assert {"Softmax", "ConvTranspose"} <= set(kinds)
+    assert len(kinds) == len(model.graph.node)
+    np.testing.assert_allclose(run(simple, image), run(model, image), atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [[-1, 8, 30], [0, 0, -1], [1, 0, 30]])

@@ -100,6 +100,31 @@ def test_the_graph(float_model: Any, batches: list[np.ndarray], activations: str
     assert node.input[1] in {item.name for item in kept.graph.initializer}
 
 
+def test_the_graph_for_tensorrt(float_model: Any, batches: list[np.ndarray]) -> None:
+    """Weights and biases stay in float; every pair is of signed 8 bits around 0, a weight's by channel."""
+    quantizer = Quantizer(float_model, batches, "int8", tensorrt=True)
+    model = quantizer.quantize("minmax")
+    onnx.checker.check_model(model, full_check=True)
+    constants = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
+    producers = {name: node for node in model.graph.node for name in node.output}
+    weights = 0
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            zero = constants[node.input[2]]
+            assert zero.dtype == np.int8
+            assert not zero.any()
+            assert node.op_type == "QuantizeLinear" or node.input[0] in producers
+        if node.op_type == "Conv" and node.name not in quantizer.heads:
+            dequantized = producers[node.input[1]]
+            quantized = producers[dequantized.input[0]]
+            weight = constants[quantized.input[0]]
+            assert weight.dtype == np.float32
+            assert constants[quantized.input[1]].shape == (weight.shape[0],)
+            assert all(constants[name].dtype == np.float32 for name in node.input[2:])
+            weights += 1
+    assert weights > 40
+
+
 def test_a_build_in_int8(tmp_path: Path) -> None:
     output = tmp_path / "small.onnx"
     options = Options("int8", calibration=views(12), max_drop=0.1)

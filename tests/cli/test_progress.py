@@ -44,5 +44,18 @@ def test_silent_elsewhere(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, 
     assert run(monkeypatch, stream, 4, 2, hidden) == "a line\n"
 
 
+def test_items_that_are_announced_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", stream := Terminal())
+    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
+    bar = Progress(0, "steps")
+    bar.grow(2)
+    bar.step()
+    bar.grow(2)
+    bar.step()
+    text = stream.getvalue()
+    assert "1/2 steps" in text
+    assert "2/4 steps" in text
+
+
 def test_more_items_than_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "5/2 frames" in run(monkeypatch, Terminal(), 2, 5)

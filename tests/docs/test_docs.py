@@ -19,8 +19,10 @@ import pytest
 
 import edgepose
 from edgepose import Grouping, ModelSpec, read_image
+from edgepose.cli import main
 from edgepose.estimator import resolve_model
 from edgepose.samples import PERSON
+from tests.fakes import pycuda, tensorrt
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -46,9 +48,14 @@ def blocks(*languages: str) -> Iterator[Block]:
                 yield Block(page, text.count("\n", 0, found.start(2)), found[1], found[2])
 
 
-def commands() -> list[Any]:
+def commands(*, on_gpu: bool = False) -> list[Any]:
+    """All command lines; those that make or open engines alone, or the others."""
     lines = ((block, line) for block in blocks("console") for line in block.code.splitlines())
-    return [pytest.param(line, id=f"{block.page.name}: {line}") for block, line in lines]
+    return [
+        pytest.param(line, id=f"{block.page.name}: {line}")
+        for block, line in lines
+        if bool(re.search(r"\.(engine|plan)\b", line)) == on_gpu
+    ]
 
 
 @pytest.fixture
@@ -65,6 +72,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for shift in (0, 8, 16):
         video.write(np.roll(image, shift, axis=1))
     video.release()
+    people = np.full_like(image, 128)  # on which the packaged bottom-up model finds somebody
+    half = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    people[: half.shape[0], : half.shape[1]] = half
+    cv2.imwrite(str(tmp_path / "people.jpg"), people)
     (tmp_path / "boxes.json").write_text(json.dumps([[0, 60, 340, 511]]))
     shutil.copy(resolve_model(None), tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
@@ -99,6 +110,25 @@ def test_command_succeeds(line: str, workplace: Path) -> None:
         assert written.is_file() or any(written.iterdir())
     else:
         assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("line", commands(on_gpu=True))
+def test_engine_command_succeeds(
+    line: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a stand-in for TensorRT and the GPU."""
+    prompt, program, *arguments = shlex.split(line)
+    assert (prompt, program) == ("$", "edgepose")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "caches"))
+    pycuda.install(monkeypatch)
+    tensorrt.install(monkeypatch)
+    if "-o" not in arguments:
+        assert main(["build", "lpn50-lsp", "-o", "lpn50.engine", "--precision", "fp32"]) == 0
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.strip()
+    if "-o" in arguments:
+        assert (workplace / arguments[arguments.index("-o") + 1]).is_file()
 
 
 @pytest.mark.parametrize("block", list(blocks("sh")), ids=str)

@@ -205,7 +205,7 @@ class ITimingCache(Guarded):
 
 class IBuilderConfig(Guarded):
     def __init__(self) -> None:
-        self._flags: set[str] = set()
+        self._flags = {"TF32"}
         self._pools: dict[str, int] = {}
         self._profiles: list[dict[str, list[tuple[int, ...]]]] = []
         self._cache: Any = None

@@ -29,7 +29,7 @@ def functions(include: Path) -> list[str]:
 
 
 def make(folder: Path, cuda: Path, curand: Path | None) -> None:
-    """Write ``libcuda.so.1`` and ``libcuda.so`` and, where its folder is given, ``libcurand.so``."""
+    """Write ``libcuda.so.1`` and ``libcuda.so`` and, where its folder is given, cuRAND beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     names = functions(cuda / "include")
     source = folder / "stub.c"
@@ -39,7 +39,9 @@ def make(folder: Path, cuda: Path, curand: Path | None) -> None:
     subprocess.run(command, check=True)
     _link(folder / "libcuda.so", library)
     if curand is not None:
-        _link(folder / "libcurand.so", next(curand.glob("libcurand.so.*")))
+        found = next(curand.glob("libcurand.so.*"))
+        _link(folder / "libcurand.so", found)
+        _link(folder / found.name, found)  # as it is looked for when pycuda is loaded
 
 
 def _link(link: Path, target: Path) -> None:
