@@ -25,14 +25,14 @@ from edgepose._inputs import (
     to_frame,
 )
 from edgepose.backends import device_network, open_backend, read_model_spec
-from edgepose.backends.base import DeviceNetwork
 from edgepose.detectors import Detector, PersonFinder, detect
 from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelNotFoundError
 from edgepose.oks import oks_nms
-from edgepose.pipeline.bottomup import BottomUp, FrameRunner, check_scales
+from edgepose.pipeline.bottomup import BottomUp, check_scales
+from edgepose.pipeline.gpu.choice import device_crops, device_frames, lacking
 from edgepose.pipeline.gpu.device_picture import DevicePicture
 from edgepose.pipeline.poses import Poses, StageTimes
-from edgepose.pipeline.topdown import CropRunner, PersonBoxes, TopDown
+from edgepose.pipeline.topdown import PersonBoxes, TopDown
 from edgepose.result import PoseResult, Timings
 from edgepose.sources import Frame, OnSkip, Skip, SourceLike, log_skip, open_source
 from edgepose.spec import ModelSpec
@@ -231,7 +231,7 @@ class Estimator:
         spec, options = self._backend.spec, self._options
         detector = options["detector"]
         network = device_network(self._backend)
-        around = {} if network is None else {"pipeline": _lacking_on_gpu(kernels) or "whole on the GPU"}
+        around = {} if network is None else {"pipeline": lacking(kernels) or "whole on the GPU"}
         self._gpu = network if around.get("pipeline") == "whole on the GPU" else None
         implementation = kernel_ops.get("cuda" if self._gpu else kernels)
         if spec.task == "topdown":
@@ -242,7 +242,7 @@ class Estimator:
                         "which is top-down; leave it out"
                     )
             flip_test = options["flip_test"]
-            crops = None if self._gpu is None else _device_crops(self._gpu, spec, flip_test)
+            crops = None if self._gpu is None else device_crops(self._gpu, spec, flip_test)
             self._top_down = TopDown(self._backend, implementation, flip_test=flip_test, crops=crops)
         else:
             if detector is not None:
@@ -260,7 +260,7 @@ class Estimator:
                 refine=options["refine"],
                 official=options["official_grouping"],
                 max_persons=options["max_persons"],
-                frames=None if self._gpu is None else _device_frames(self._gpu, spec, options),
+                frames=None if self._gpu is None else device_frames(self._gpu, spec, options),
             )
         self._detector = self._open_detector(detector)
         finds = self._bottom_up is not None or isinstance(self._detector, PersonFinder)
@@ -530,45 +530,6 @@ class Estimator:
             check_places(boxes, image.shape[:2], name)
             return PersonBoxes(boxes, scores, self.info.spec.padding)
         return PersonBoxes.of_picture(image) if self._detector is None else None
-
-
-def _lacking_on_gpu(kernels: str) -> str:
-    """Why the steps around a network on the GPU run on the CPU; empty where they run there, too.
-
-    Raises:
-        BackendUnavailableError: they were asked for there and cannot.
-    """
-    wanted = (kernels == "auto" and os.environ.get("EDGEPOSE_KERNELS")) or kernels
-    if wanted not in ("auto", "cuda"):
-        return f"crops and decoding on the CPU, as kernels {wanted!r} were asked for"
-    try:
-        kernel_ops.get("cuda")
-    except BackendUnavailableError as error:
-        if wanted == "cuda":
-            raise
-        _log.warning("crops and decoding run on the CPU, slower: %s", error)
-        return f"crops and decoding on the CPU: {error}"
-    return ""
-
-
-def _device_crops(network: DeviceNetwork, spec: ModelSpec, flip_test: bool) -> CropRunner:
-    from edgepose.pipeline.gpu.topdown import DeviceCrops  # needs the CUDA kernels
-
-    return DeviceCrops(network, spec, flip_test=flip_test)
-
-
-def _device_frames(network: DeviceNetwork, spec: ModelSpec, options: dict[str, Any]) -> FrameRunner:
-    from edgepose.pipeline.gpu.bottomup import DeviceFrames  # needs the CUDA kernels
-
-    return DeviceFrames(
-        network,
-        spec,
-        scales=options["scales"],
-        flip_test=options["flip_test"],
-        refine=options["refine"],
-        official=options["official_grouping"],
-        max_persons=options["max_persons"],
-    )
 
 
 def _with_own_finder(
