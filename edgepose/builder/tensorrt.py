@@ -29,6 +29,8 @@ __all__ = ["EngineOptions", "Plan", "Size", "Steps", "build_plan", "check_enviro
 STRONG_FROM = (10, 12)
 """Strong typing exists from 10.0 on, and is complete from here on."""
 MIB = 1 << 20
+SHARED_FROM = (10,)
+"""Several execution contexts of an engine use one profile: before, only where that is asked for."""
 WORKSPACE_SHARE, TACTIC_SHARE = 4, 2
 """Boards on which CPU and GPU share memory: one part in so many of it may be scratch memory of a layer, or
 memory of a build in all. TensorRT's own limits, all and three quarters, get a build on 8 GB killed."""
@@ -269,6 +271,9 @@ class _Build:
             raise self._failed(f"take input shapes {list(shapes)}", str(error)) from error
         if config.add_optimization_profile(profile) < 0:
             raise self._failed(f"take input shapes {list(shapes)}")
+        if version_of(trt) < SHARED_FROM:
+            feature = self._named(trt.PreviewFeature, "PROFILE_SHARING_0806")
+            config.set_preview_feature(feature, True)
         if options.version_compatible:
             self.flags.add("VERSION_COMPATIBLE")
         if options.dla is not None:

@@ -500,7 +500,7 @@ path = make_engine(folder / "a.engine", trt, color_model(folder / "a.onnx"))
 """
 ENDS = {
     "estimator": """
-estimator = edgepose.Estimator(path)
+estimator = edgepose.Estimator(path, kernels="numpy")
 estimator(np.zeros((64, 48, 3), np.uint8))
 """,
     "bindings": """
@@ -519,7 +519,7 @@ threading.Thread(target=forever, daemon=True).start()
 ready.wait()
 """,
     "error": """
-estimator = edgepose.Estimator(path)
+estimator = edgepose.Estimator(path, kernels="numpy")
 estimator(np.zeros((64, 48, 3), np.uint8))
 sys.exit(3)
 """,

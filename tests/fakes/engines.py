@@ -30,6 +30,8 @@ def make_plan(trt: Any, model: bytes, profile: Sequence[Sequence[int]] | None, *
     config = builder.create_builder_config()
     for flag in flags:
         config.set_flag(getattr(trt.BuilderFlag, flag))
+    if hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806"):
+        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     if profile is not None:
         shapes = builder.create_optimization_profile()
         shapes.set_shape("image", *profile)

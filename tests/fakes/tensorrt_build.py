@@ -209,6 +209,7 @@ class IBuilderConfig(Guarded):
         self._pools: dict[str, int] = {}
         self._profiles: list[dict[str, list[tuple[int, ...]]]] = []
         self._cache: Any = None
+        self._preview: set[str] = set()
         for name, value in (
             ("builder_optimization_level", 3), ("max_aux_streams", -1), ("DLA_core", -1),
             ("progress_monitor", None), ("default_device_type", self._trt.DeviceType.GPU),
@@ -252,6 +253,10 @@ class IBuilderConfig(Guarded):
     def get_flag(self, flag: Any) -> bool:
         self._of_kind(flag, self._trt.BuilderFlag)
         return flag.name in self._flags
+
+    def set_preview_feature(self, feature: Any, enable: bool) -> None:
+        self._of_kind(feature, self._trt.PreviewFeature)
+        (self._preview.add if enable else self._preview.discard)(feature.name)
 
     def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
         self._of_kind(pool, self._trt.MemoryPoolType)
@@ -349,6 +354,8 @@ class Builder(Guarded):
             "flags": sorted(config._flags),
             "hardware": config.hardware_compatibility_level.name,
             "profiles": config._profiles,
+            # Always so from 10.0 on.
+            "shares": self._control.numbers() >= (10,) or "PROFILE_SHARING_0806" in config._preview,
         }
         text = json.dumps(header).encode()
         content = len(text).to_bytes(4, "little") + text + network._onnx

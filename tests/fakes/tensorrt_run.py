@@ -6,6 +6,7 @@ import ctypes
 import functools
 import json
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,8 @@ class ICudaEngine(Guarded):
         self._tensors = {tensor.name: tensor for tensor in [*network._inputs, *network._outputs]}
         self._layers = len(network._ops)
         self._level = header["hardware"]
+        self._shares = header["shares"]
+        self._contexts: weakref.WeakSet[Any] = weakref.WeakSet()
         self.name = network.name
 
     num_io_tensors = property(lambda self: len(self._tensors))
@@ -147,16 +150,26 @@ class IExecutionContext(Guarded):
         }
         self._addresses: dict[str, int] = {}
         self._found: dict[Any, dict[str, tuple[int, ...]]] = {}
-        self._profile = 0
+        self._profile = 0 if self._free(0) else -1
+        engine._contexts.add(self)
         self._session: Any = None
 
     engine = property(lambda self: self._engine)
     active_optimization_profile = property(lambda self: self._profile)
 
+    def _free(self, profile: int) -> bool:
+        """Whether this context may use a profile: without sharing, each of an engine has one of its own."""
+        others = [context for context in self._engine._contexts if context is not self]
+        used = any(context._profile == profile for context in others)
+        return self._engine._shares or not self._engine._profiles or not used
+
     @_alone
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         if not 0 <= profile_index < self._engine.num_optimization_profiles:
             self._say(f"there is no profile {profile_index}")
+            return False
+        if not self._free(profile_index):
+            self._say(f"Profile {profile_index} has been chosen by another IExecutionContext")
             return False
         self._profile = profile_index
         return True

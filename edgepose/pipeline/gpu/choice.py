@@ -1,4 +1,4 @@
-"""Whether the steps around a network on the GPU run there, too. What needs the CUDA kernels is imported late."""
+"""Whether the steps around a network on the GPU run there, too. What needs CUDA kernels is imported late."""
 
 from __future__ import annotations
 
