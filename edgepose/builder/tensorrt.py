@@ -29,8 +29,6 @@ __all__ = ["EngineOptions", "Plan", "Size", "Steps", "build_plan", "check_enviro
 STRONG_FROM = (10, 12)
 """Strong typing exists from 10.0 on, and is complete from here on."""
 MIB = 1 << 20
-SHARED_FROM = (10,)
-"""Several execution contexts of an engine use one profile: before, only where that is asked for."""
 WORKSPACE_SHARE, TACTIC_SHARE = 4, 2
 """Boards on which CPU and GPU share memory: one part in so many of it may be scratch memory of a layer, or
 memory of a build in all. TensorRT's own limits, all and three quarters, get a build on 8 GB killed."""
@@ -229,6 +227,11 @@ def _typing(trt: Any, *, half: bool, quantized: bool) -> tuple[str, list[str], l
     return "weak", ["EXPLICIT_BATCH"], allowed
 
 
+def _preview_features(trt: Any) -> list[str]:
+    """Names of what 8.6 must be asked for: that several execution contexts of an engine may use one profile."""
+    return ["PROFILE_SHARING_0806"] if version_of(trt) < (10,) else []
+
+
 class _Build:
     """One run of TensorRT's builder."""
 
@@ -271,9 +274,8 @@ class _Build:
             raise self._failed(f"take input shapes {list(shapes)}", str(error)) from error
         if config.add_optimization_profile(profile) < 0:
             raise self._failed(f"take input shapes {list(shapes)}")
-        if version_of(trt) < SHARED_FROM:
-            feature = self._named(trt.PreviewFeature, "PROFILE_SHARING_0806")
-            config.set_preview_feature(feature, True)
+        for feature in _preview_features(trt):
+            config.set_preview_feature(self._named(trt.PreviewFeature, feature), True)
         if options.version_compatible:
             self.flags.add("VERSION_COMPATIBLE")
         if options.dla is not None:

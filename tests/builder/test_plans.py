@@ -386,3 +386,12 @@ def test_a_free_size(install: Install, tmp_path: Path) -> None:
     assert plan.built.profile["max"] == (1, 3, 128, 128)
     json.dumps(plan.built.to_dict())
     assert np.array_equal(control.configs[0]._profiles[0]["image"], shapes)
+
+
+@pytest.mark.parametrize("version", fake.VERSIONS)
+def test_several_execution_contexts_use_one_profile(install: Install, model: bytes, version: str) -> None:
+    trt, _ = install(version)
+    plan = plan_of(model)
+    engine = trt.Runtime(tensorrt_logger(trt)).deserialize_cuda_engine(plan.content)
+    contexts = [engine.create_execution_context() for _ in range(3)]
+    assert [context.active_optimization_profile for context in contexts] == [0, 0, 0]

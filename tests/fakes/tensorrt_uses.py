@@ -43,8 +43,11 @@ FILES: dict[str, dict[str, str]] = {
 # Functions that run only for versions that have what they use; calls of them stand behind `hasattr`.
 GUARDED = {"_monitor_class"}
 # Where names of values are looked up as text: what versions lack stands in these alone.
-FALLBACKS = {"_typing", "HARDWARE"}
-ENUMS = ("BuilderFlag", "NetworkDefinitionCreationFlag", "HardwareCompatibilityLevel", "DataType", "ILogger")
+FALLBACKS = {"_typing", "_preview_features", "HARDWARE"}
+ENUMS = (
+    "BuilderFlag", "NetworkDefinitionCreationFlag", "HardwareCompatibilityLevel", "PreviewFeature", "DataType",
+    "ILogger",
+)  # fmt: skip
 NOT_TENSORRT = {"XDG_CACHE_HOME"}
 
 
