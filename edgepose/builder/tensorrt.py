@@ -228,7 +228,7 @@ def _typing(trt: Any, *, half: bool, quantized: bool) -> tuple[str, list[str], l
 
 
 def _preview_features(trt: Any) -> list[str]:
-    """Names of what 8.6 must be asked for: that several execution contexts of an engine may use one profile."""
+    """Names of what 8.6 must be asked for: that several contexts of an engine may use one profile."""
     return ["PROFILE_SHARING_0806"] if version_of(trt) < (10,) else []
 
 

@@ -45,8 +45,8 @@ GUARDED = {"_monitor_class"}
 # Where names of values are looked up as text: what versions lack stands in these alone.
 FALLBACKS = {"_typing", "_preview_features", "HARDWARE"}
 ENUMS = (
-    "BuilderFlag", "NetworkDefinitionCreationFlag", "HardwareCompatibilityLevel", "PreviewFeature", "DataType",
-    "ILogger",
+    "BuilderFlag", "NetworkDefinitionCreationFlag", "HardwareCompatibilityLevel", "PreviewFeature",
+    "DataType", "ILogger",
 )  # fmt: skip
 NOT_TENSORRT = {"XDG_CACHE_HOME"}
 
