@@ -258,6 +258,11 @@ def test_closing_in_any_order(model: Path, gpu: fakes.Gpu, cuda: pycuda.Cuda, fi
     backend = OnnxRuntimeBackend(model, device="cuda")
     binding, handle = backend.bind((1, 3, 64, 48)), backend.stream.handle  # type: ignore[union-attr]
     things = [backend, binding] if first == "backend" else [binding, backend]
+    held = backend._held
+    assert held is not None
+    things[0].close()  # type: ignore[attr-defined]
+    assert cuda.held() == (0 if first == "backend" else 1)  # the stream
+    assert (held.session is None) == (first == "backend")
     for thing in (*things, *things):
         thing.close()  # type: ignore[attr-defined]
         with pytest.raises(BackendUnavailableError, match="found it closed"):
@@ -295,8 +300,9 @@ def test_out_of_memory(model: Path, gpu: fakes.Gpu, cuda: pycuda.Cuda) -> None:
     backend = OnnxRuntimeBackend(model, device="cuda")
     held = cuda.held()
     cuda.memory_left = 38_000  # the input fits, the outputs do not
-    with pytest.raises(BackendUnavailableError, match="used up"):
+    with pytest.raises(BackendUnavailableError, match="used up") as caught:
         backend.bind((1, 3, 64, 48))
+    assert caught.value.__traceback__ is not None  # which must not keep memory
     assert (cuda.held(), cuda.memory_left) == (held, 38_000)
     backend.close()
 
@@ -329,6 +335,7 @@ def test_a_session_that_fails_leaves_nothing(model: Path, gpu: fakes.Gpu, cuda: 
     from tiny_models import color_spec
 
     wrong = color_model(model.with_name("b.onnx"), color_spec(), input_size=(32, 48))
-    with pytest.raises(ModelFormatError, match="its ModelSpec says"):
+    with pytest.raises(ModelFormatError, match="its ModelSpec says") as caught:
         OnnxRuntimeBackend(wrong, device="cuda")
+    assert caught.value.__traceback__ is not None  # which must not keep memory
     assert cuda.held() == 0

@@ -1,4 +1,4 @@
-"""Engine files made by a fake TensorRT."""
+"""Engine files made by a fake TensorRT, and all that runs them without a GPU."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+from tiny_models import color_model, color_spec
+
 from edgepose.backends.engine_file import EngineBuild, this_system, write_engine, write_raw_plan
 from edgepose.backends.onnx_metadata import read_spec
-from tests.fakes import tensorrt
+from edgepose.backends.onnxruntime import OnnxRuntimeBackend
+from edgepose.backends.tensorrt import TensorRtBackend
+from tests.fakes import pycuda, tensorrt
 
-__all__ = ["make_engine", "make_plan"]
+__all__ = ["Rig", "make_engine", "make_plan", "pictures"]
 
 
 def make_plan(trt: Any, model: bytes, profile: Sequence[Sequence[int]] | None, *flags: str) -> bytes:
@@ -91,3 +97,34 @@ def make_engine(
     write = write_raw_plan if path.suffix == ".plan" else write_engine
     write(path, replace(spec, provenance={**spec.provenance, "engine": engine}), plan)
     return path
+
+
+class Rig:
+    """A fake GPU with a fake TensorRT, a model, and engines of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, version: str, **knobs: Any) -> None:
+        self.cuda = pycuda.install(monkeypatch, **knobs)
+        self.trt = tensorrt.install(monkeypatch, version, check_memory=self.cuda.covers)
+        self.control = tensorrt.control(self.trt)
+        self.version = version
+        self.folder = folder
+
+    def source(self, **changes: Any) -> Path:
+        path = self.folder / "a.onnx"
+        return path if path.exists() and not changes else color_model(path, color_spec(**changes))
+
+    def engine(self, name: str = "a.engine", source: Path | None = None, **options: Any) -> Path:
+        return make_engine(self.folder / name, self.trt, source or self.source(), **options)
+
+    def open(self, **options: Any) -> TensorRtBackend:
+        return TensorRtBackend(self.engine(**options))
+
+    def reference(self, batch: np.ndarray, source: Path | None = None) -> dict[str, np.ndarray]:
+        backend = OnnxRuntimeBackend(source or self.source(), device="cpu", threads=1)
+        found = backend.run(batch)
+        backend.close()
+        return found
+
+
+def pictures(count: int, size: tuple[int, int] = (64, 48)) -> np.ndarray:
+    return np.random.default_rng(count).random((count, 3, *size), np.float32)
