@@ -109,8 +109,8 @@ class Kernels:
         self._names: dict[str, str] = {}
         self._ops: dict[str, Callable[..., Any]] = {}
         for op in OPS:
-            name, module = next(((n, m) for n, m in modules.items() if hasattr(m, op)), (requested, None))
-            self._names[op], self._ops[op] = name, getattr(module, op) if module else _absent(op, name)
+            name, module = next((n, m) for n, m in modules.items() if hasattr(m, op))
+            self._names[op], self._ops[op] = name, getattr(module, op)
 
     def __repr__(self) -> str:
         serving = ", ".join(f"{op}={name}" for op, name in self._names.items())
@@ -262,17 +262,6 @@ def use(kernels: str = "auto") -> None:
 def status() -> dict[str, dict[str, str | None]]:
     """`Kernels.status` of the implementation behind this module's functions."""
     return _serving().status()
-
-
-def _absent(op: str, name: str) -> Callable[..., Any]:
-    """Stands for an op that an implementation does not have."""
-
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise BackendUnavailableError(
-            f"{op} cannot be run by the {name} kernels; they do not have it; use {', '.join(AUTOMATIC)}"
-        )
-
-    return refuse
 
 
 def _load(name: str) -> ModuleType:
