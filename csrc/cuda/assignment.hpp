@@ -10,16 +10,15 @@ namespace edgepose::cuda {
 
 #if defined(__CUDACC__) || defined(EDGEPOSE_EMULATION)
 
-// The least of the lanes' costs and its lowest column; whether no other column costs as little.
+// The least of some costs, and the lowest of the columns that cost it.
 struct Nearest {
   PairCost cost;
   int column;  // a lane without one: kNoColumn
-  bool alone;
 };
 
 constexpr int kNoColumn = 0x7fffffff;
 
-// `mine`: the least of a lane's columns, the lowest of equal ones, and whether it is alone among them.
+// The nearest of the lanes' columns.
 __device__ inline Nearest nearest_of_warp(const Nearest& mine) {
   const bool there = mine.column != kNoColumn;
   // With the sign turned, so that unsigned numbers have the order of signed ones.
@@ -33,19 +32,16 @@ __device__ inline Nearest nearest_of_warp(const Nearest& mine) {
     tied = __ballot_sync(kWholeWarp, of_these && low == least_low);
   }
   const bool best = tied >> this_lane() & 1u;
-  int source = __ffs(static_cast<int>(tied)) - 1, column;
-  const bool one = (tied & (tied - 1)) == 0;
-  if (one) {
-    column = __shfl_sync(kWholeWarp, mine.column, source);
-  } else {
-    column = warp_least(best ? mine.column : kNoColumn);
-    source = __ffs(static_cast<int>(__ballot_sync(kWholeWarp, best && mine.column == column))) - 1;
+  int source = __ffs(static_cast<int>(tied)) - 1;
+  if (tied & (tied - 1)) {
+    const int lowest = warp_least(best ? mine.column : kNoColumn);
+    source = __ffs(static_cast<int>(__ballot_sync(kWholeWarp, best && mine.column == lowest))) - 1;
   }
+  const int column = __shfl_sync(kWholeWarp, mine.column, source);
   high = __shfl_sync(kWholeWarp, high, source);
   low = __shfl_sync(kWholeWarp, low, source);
-  const bool alone = __shfl_sync(kWholeWarp, static_cast<int>(mine.alone), source) != 0;
-  return {static_cast<PairCost>((static_cast<unsigned __int128>(high ^ 1ull << 63) << 64) | low), column,
-          one && alone};
+  const auto bits = static_cast<unsigned __int128>(high ^ 1ull << 63) << 64 | low;
+  return {static_cast<PairCost>(bits), column};
 }
 
 #endif
@@ -89,10 +85,10 @@ class WarpPaths {
     }
     Nearest here{};
     while (true) {
-      Nearest mine{0, kNoColumn, true};
+      Nearest mine{0, kNoColumn};
       for (int column = this_lane(); column < columns; column += kWarpSize) {
         if (settled_[column]) continue;
-        if (mine.column == kNoColumn || nearest_[column] < mine.cost) mine = {nearest_[column], column, true};
+        if (mine.column == kNoColumn || nearest_[column] < mine.cost) mine = {nearest_[column], column};
       }
       here = nearest_of_warp(mine);
       const int row = row_at_[here.column];

@@ -173,7 +173,7 @@ class Grouping {
     __syncthreads();
     bool conflict = false;
     for (int row = thread() / kWarpSize; row < rows; row += kWarps) {
-      Nearest mine{0, kNoColumn, true};
+      Nearest mine{0, kNoColumn};
       for (int column = this_lane(); column < columns; column += kWarpSize) {
         const int i = wide ? row : column, j = wide ? column : row;
         const double distance = distance_at(candidates, i, j);
@@ -182,19 +182,16 @@ class Grouping {
             static_cast<Cost>(whole) << kFixedBits | static_cast<Cost>(nearest_whole(distance * kFixedPoint));
         work_.costs[static_cast<std::ptrdiff_t>(row) * columns + column] = cost;
         const PairCost pair = cost_of(cost, work_.values[i]);
-        if (mine.column == kNoColumn || pair < mine.cost) {
-          mine = {pair, column, true};
-        } else if (pair == mine.cost) {
-          mine.alone = false;
-        }
+        if (mine.column == kNoColumn || pair < mine.cost) mine = {pair, column};
       }
       const Nearest best = nearest_of_warp(mine);
       if (this_lane() == 0) {
         work_.column_of[row] = best.column;
-        conflict |= !best.alone || atomicAdd(work_.taken + best.column, 1) > 0;
+        conflict |= atomicAdd(work_.taken + best.column, 1) > 0;
       }
     }
-    // Where each row has its one best column to itself, that is the only optimum.
+    // Where each row has the first of its nearest columns to itself, no search would go on to a second
+    // column.
     if (__syncthreads_or(conflict)) {
       if (thread() < kWarpSize) {
         work_.paths.solve(
