@@ -16,6 +16,7 @@ import edgepose
 from edgepose import kernels
 from edgepose.backends import choose_runtime
 from edgepose.backends.base import default_threads
+from edgepose.backends.device import open_device
 from edgepose.backends.openvino import short_version, without_telemetry
 from edgepose.optional import first_line
 
@@ -46,9 +47,10 @@ def examine() -> dict[str, Any]:
     Returns:
         JSON-ready sections: ``edgepose``, ``system``, ``cpu``, ``packages`` (versions, None where not
         installed), ``opencv``, ``onnxruntime``, ``openvino``, ``runtime`` (which one ``"auto"`` takes, None
-        where none serves, and the ``reason``), ``gpu``, ``jetson`` (None elsewhere),
-        ``kernels`` (`edgepose.kernels.Kernels.status`) and ``problems``: each with its ``level``
-        (``"error"``: the packaged models cannot run; ``"warning"``), what was ``found``, and ``advice``.
+        where none serves, and the ``reason``), ``gpu``, ``tensorrt``, ``cuda`` (the ``device`` that engines
+        run on, None with an ``error`` where there is none, and whether the ``kernels`` serve there),
+        ``jetson`` (None elsewhere), ``kernels`` (`edgepose.kernels.Kernels.status`) and ``problems``: each with
+        its ``level`` (``"error"``: the packaged models cannot run; ``"warning"``), what was ``found``, and ``advice``.
     """
     report: dict[str, Any] = {
         "edgepose": {"version": edgepose.__version__, "path": str(Path(edgepose.__file__).parent)},
@@ -60,6 +62,8 @@ def examine() -> dict[str, Any]:
         "openvino": _openvino(),
         "runtime": _runtime(),
         "gpu": _gpu(),
+        "tensorrt": _tensorrt(),
+        "cuda": _cuda(),
         "jetson": _jetson(),
         "kernels": _kernels(),
     }
@@ -154,6 +158,37 @@ def _gpu() -> Section:
     return {"devices": [dict(zip(query, row, strict=True)) for row in rows if len(row) == len(query)]}
 
 
+def _tensorrt() -> Section:
+    found = _loaded("tensorrt")
+    broken = isinstance(found, str) and found != "No module named 'tensorrt'"
+    return {"version": getattr(found, "__version__", None), "error": found if broken else None}
+
+
+def _cuda() -> Section:
+    """The device that engines run on, and the kernels there."""
+    section: Section = {"device": None, "kernels": False, "error": None, "kernels_error": None}
+    try:
+        device = open_device(0)
+    except edgepose.BackendUnavailableError as error:
+        section["error"] = str(error)
+    else:
+        major, minor = device.compute_capability
+        section["device"] = {
+            "name": device.name,
+            "compute_capability": f"{major}.{minor}",
+            "driver": f"{device.driver_version // 1000}.{device.driver_version % 1000 // 10}",
+            "memory_gb": round(device.total_memory / 2**30, 1),
+            "integrated": device.integrated,
+        }
+    try:
+        kernels.get("cuda")
+    except edgepose.BackendUnavailableError as error:
+        section["kernels_error"] = str(error)
+    else:
+        section["kernels"] = True
+    return section
+
+
 def _jetson() -> Section | None:
     model = _read(DEVICE_TREE_MODEL).strip("\0\n ")
     release = _read(TEGRA_RELEASE).splitlines()
@@ -208,6 +243,17 @@ def _problems(report: dict[str, Any]) -> list[dict[str, str]]:
                 f"there is a GPU, but this onnxruntime offers {', '.join(providers)}",
                 "install onnxruntime-gpu in its place to use the GPU",
             )
+    tensorrt, cuda = report["tensorrt"], report["cuda"]
+    if tensorrt["error"]:
+        note("warning", f"tensorrt does not load: {tensorrt['error']}", "see docs/jetson.md, Install")
+    if tensorrt["version"] and cuda["error"]:
+        note("warning", f"engines cannot run: {cuda['error']}", "see docs/jetson.md, Install")
+    if tensorrt["version"] and cuda["device"] and not cuda["kernels"]:
+        note(
+            "warning",
+            f"crops and decoding around engines run on the CPU: {cuda['kernels_error']}",
+            "see docs/jetson.md, Install",
+        )
     broken = report["openvino"]["error"]
     if broken and report["packages"]["openvino"]:
         note("warning", f"openvino is installed and does not work: {broken}", "pip install -U openvino")

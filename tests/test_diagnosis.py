@@ -15,6 +15,7 @@ import pytest
 from edgepose import diagnosis
 from edgepose.cli import main
 from edgepose.diagnosis import examine
+from tests.fakes import pycuda
 
 pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
@@ -147,3 +148,32 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert "kernel        aggregate_nms_topk" in text
     assert main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["edgepose"]["version"] in text
+
+
+def test_what_runs_engines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    cuda = pycuda.install(monkeypatch, integrated=True)
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.3.0"))
+    monkeypatch.setitem(sys.modules, "edgepose.kernels.cuda", None)
+    report = examine()
+    json.dumps(report)
+    assert report["tensorrt"] == {"version": "10.3.0", "error": None}
+    assert report["cuda"]["device"]["name"] == "Fake GPU"
+    assert report["cuda"]["device"]["integrated"]
+    (found,) = problems(report, "crops and decoding around engines run on the CPU")
+    assert "docs/jetson.md" in found["advice"]
+    assert main(["doctor"]) in (0, 1)
+    printed = capsys.readouterr().out
+    assert "tensorrt      10.3.0" in printed
+    assert "Fake GPU, compute capability 8.7" in printed
+    cuda.check()
+
+
+def test_what_keeps_engines_from_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    monkeypatch.setattr("edgepose.backends.device._devices", {})
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.3.0"))
+    report = examine()
+    assert report["cuda"]["device"] is None
+    (found,) = problems(report, "engines cannot run")
+    assert "pycuda" in found["found"]

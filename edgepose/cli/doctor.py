@@ -64,6 +64,24 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "problems", "none"
 
 
+def _cuda(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    tensorrt, cuda = report["tensorrt"], report["cuda"]
+    yield "tensorrt", tensorrt["error"] or tensorrt["version"] or "not installed"
+    device = cuda["device"]
+    if device:
+        shared = ", memory shared with the CPU" if device["integrated"] else ""
+        yield (
+            "cuda",
+            (
+                f"{device['name']}, compute capability {device['compute_capability']}, driver for CUDA "
+                f"{device['driver']}, {device['memory_gb']:g} GB{shared}"
+            ),
+        )
+        yield "", f"kernels: {'serve' if cuda['kernels'] else cuda['kernels_error']}"
+    elif tensorrt["version"]:
+        yield "cuda", cuda["error"]
+
+
 def _runtimes(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     opencv, runtime, openvino = report["opencv"], report["onnxruntime"], report["openvino"]
     gstreamer = "with" if opencv["gstreamer"] else "without"
@@ -71,6 +89,7 @@ def _runtimes(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "opencv", opencv["error"] or f"{opencv['version']} {gstreamer} GStreamer, from {source}"
     yield "onnxruntime", runtime["error"] or f"{runtime['version']}, {', '.join(runtime['providers'])}"
     found = f"{openvino['version']}, {'; '.join(openvino['devices'])}"
+    yield from _cuda(report)
     yield "openvino", (openvino["error"] or found) if report["packages"]["openvino"] else "not installed"
     auto = report["runtime"]["auto"]
     yield "runtime", f"auto takes {auto or 'none'}: {report['runtime']['reason']}"
