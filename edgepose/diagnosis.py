@@ -49,8 +49,9 @@ def examine() -> dict[str, Any]:
         installed), ``opencv``, ``onnxruntime``, ``openvino``, ``runtime`` (which one ``"auto"`` takes, None
         where none serves, and the ``reason``), ``gpu``, ``tensorrt``, ``cuda`` (the ``device`` that engines
         run on, None with an ``error`` where there is none, and whether the ``kernels`` serve there),
-        ``jetson`` (None elsewhere), ``kernels`` (`edgepose.kernels.Kernels.status`) and ``problems``: each with
-        its ``level`` (``"error"``: the packaged models cannot run; ``"warning"``), what was ``found``, and ``advice``.
+        ``jetson`` (None elsewhere), ``kernels`` (`edgepose.kernels.Kernels.status`) and ``problems``: each
+        with its ``level`` (``"error"``: the packaged models cannot run; ``"warning"``), what was ``found``, and
+        ``advice``.
     """
     report: dict[str, Any] = {
         "edgepose": {"version": edgepose.__version__, "path": str(Path(edgepose.__file__).parent)},
