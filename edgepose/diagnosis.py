@@ -50,8 +50,8 @@ def examine() -> dict[str, Any]:
         where none serves, and the ``reason``), ``gpu``, ``tensorrt``, ``cuda`` (the ``device`` that engines
         run on, None with an ``error`` where there is none, and whether the ``kernels`` serve there),
         ``jetson`` (None elsewhere), ``kernels`` (`edgepose.kernels.Kernels.status`) and ``problems``: each
-        with its ``level`` (``"error"``: the packaged models cannot run; ``"warning"``), what was ``found``, and
-        ``advice``.
+        with its ``level`` (``"error"``: the packaged models cannot run; ``"warning"``), what was ``found``,
+        and ``advice``.
     """
     report: dict[str, Any] = {
         "edgepose": {"version": edgepose.__version__, "path": str(Path(edgepose.__file__).parent)},
