@@ -63,15 +63,23 @@ EDGEPOSE_HD inline float widen(Half value) {
 // A pixel as it counts: NaN is -inf.
 EDGEPOSE_HD inline float usable(float value) { return value == value ? value : -kInfinity; }
 
-// Quarter step towards the larger neighbour, from the pixel nearest to (x, y).
+// Quarter step from a pixel towards its larger neighbours.
+template <class T>
+EDGEPOSE_HD Point quarter_towards(const T* map, int height, int width, int column, int row) {
+  if (!(1 < column && column < width - 1 && 1 < row && row < height - 1)) return {0, 0};
+  const T* at = map + static_cast<std::ptrdiff_t>(row) * width + column;
+  const float right = usable(widen(at[1])), left = usable(widen(at[-1]));
+  const float below = usable(widen(at[width])), above = usable(widen(at[-width]));
+  return {0.25 * ((right > left) - (right < left)), 0.25 * ((below > above) - (below < above))};
+}
+
+// The same from the pixel nearest to (x, y).
 template <class T>
 EDGEPOSE_HD Point quarter_step(const T* map, int height, int width, double x, double y) {
   const double column = floor(x + 0.5), row = floor(y + 0.5);
   if (!(1 < column && column < width - 1 && 1 < row && row < height - 1)) return {x, y};
-  const T* at = map + static_cast<std::ptrdiff_t>(row) * width + static_cast<std::ptrdiff_t>(column);
-  const float right = usable(widen(at[1])), left = usable(widen(at[-1]));
-  const float below = usable(widen(at[width])), above = usable(widen(at[-width]));
-  return {x + 0.25 * ((right > left) - (right < left)), y + 0.25 * ((below > above) - (below < above))};
+  const Point step = quarter_towards(map, height, width, static_cast<int>(column), static_cast<int>(row));
+  return {x + step.x, y + step.y};
 }
 
 EDGEPOSE_HD inline double floored_log(float value) {
