@@ -20,8 +20,8 @@ __global__ void __launch_bounds__(kMaxMapThreads, kMapBlocks)
   const int thread = static_cast<int>(threadIdx.x), size = height * width;
   const auto number = static_cast<std::int64_t>(blockIdx.x);
   const MapReader<T> reader{maps + number * size, size, aligned};
-  Held<T> held;
-  gather_peaks(reader, held, warp_keys);
+  float largest[kHeld];
+  gather_peaks(reader, largest, warp_keys);
   __syncthreads();
   if (thread >= kWarpSize) return;  // the rest is a warp's
 

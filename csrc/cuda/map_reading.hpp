@@ -1,4 +1,4 @@
-// One block reads one map, by groups that its threads hold in registers, and finds its peak.
+// One block reads one map, by groups of pixels, and finds its peak.
 #pragma once
 
 #include "../core/elementwise.hpp"
@@ -13,9 +13,8 @@ constexpr int kGroup = 4;
 template <class T>
 using Group = Strip<T, kGroup>;
 
-// Groups that a thread holds, all of them under way at once; a block has as many threads as a map needs. So
-// many blocks of the largest size share a processor, which limits the registers: a batch of 64 crops is under
-// way whole.
+// Groups that a thread loads at once; a block has as many threads as a map needs. So many blocks of the
+// largest size share a processor, which limits the registers: a batch of 64 crops is under way whole.
 constexpr int kHeld = 6;
 constexpr int kMaxMapThreads = 384, kMaxMapWarps = kMaxMapThreads / kWarpSize, kMapBlocks = 3;
 
@@ -53,42 +52,39 @@ __device__ inline unsigned value_key(float value) {
   return static_cast<unsigned>(ordered(value + 0.0f)) ^ 0x80000000u;  // -0 as 0
 }
 
-// A thread's groups, and the largest pixel of each. Where there are more than a block holds, they are read
-// part by part; part 0 starts at the thread's number.
+// The largest pixel of each of a thread's groups, NaN where all are. Where a map has more groups than a block
+// takes, it is read part by part; in each, a thread's groups lie blockDim.x apart.
 template <class T>
-struct Held {
+__device__ void read_part(const MapReader<T>& reader, int first, float (&largest)[kHeld]) {
+  const int step = static_cast<int>(blockDim.x);
   Group<T> groups[kHeld];
-  float largest[kHeld];  // NaN where all are
-
-  __device__ void read(const MapReader<T>& reader, int first) {
-    const int step = static_cast<int>(blockDim.x);
-    if (reader.aligned && first + (kHeld - 1) * step < reader.groups()) {
-      const auto* all = reinterpret_cast<const Group<T>*>(reader.map) + first;
-      for (int i = 0; i < kHeld; ++i) groups[i] = all[i * step];
-    } else {
-      for (int i = 0; i < kHeld; ++i) groups[i] = reader.load(first + i * step);
-    }
-    for (int i = 0; i < kHeld; ++i) {
-      float most = widen(groups[i].values[0]);
-      for (int p = 1; p < kGroup; ++p) most = fmaxf(most, widen(groups[i].values[p]));
-      largest[i] = most;
-    }
+  if (reader.aligned && first + (kHeld - 1) * step < reader.groups()) {
+    const auto* all = reinterpret_cast<const Group<T>*>(reader.map) + first;
+    for (int i = 0; i < kHeld; ++i) groups[i] = all[i * step];
+  } else {
+    for (int i = 0; i < kHeld; ++i) groups[i] = reader.load(first + i * step);
   }
-};
+  for (int i = 0; i < kHeld; ++i) {
+    float most = widen(groups[i].values[0]);
+    for (int p = 1; p < kGroup; ++p) most = fmaxf(most, widen(groups[i].values[p]));
+    largest[i] = most;
+  }
+}
 
 __device__ inline int part_size() { return kHeld * static_cast<int>(blockDim.x); }
 
-// Reads the map, of which `held` keeps the last part, and brings each warp's peak to `warp_keys`.
+// Reads the map and brings each warp's peak to `warp_keys`; `largest` is left as the last part's.
 template <class T>
-__device__ void gather_peaks(const MapReader<T>& reader, Held<T>& held, unsigned long long* warp_keys) {
+__device__ void gather_peaks(const MapReader<T>& reader, float (&largest)[kHeld],
+                             unsigned long long* warp_keys) {
   const int thread = static_cast<int>(threadIdx.x), groups = reader.groups();
   float best = -kInfinity;
   int best_group = 0;
   for (int part = 0; part < groups; part += part_size()) {
-    held.read(reader, part + thread);
+    read_part(reader, part + thread, largest);
     for (int i = 0; i < kHeld; ++i) {
-      if (held.largest[i] > best) {
-        best = held.largest[i];
+      if (largest[i] > best) {
+        best = largest[i];
         best_group = part + thread + i * static_cast<int>(blockDim.x);
       }
     }

@@ -111,20 +111,17 @@ __global__ void __launch_bounds__(kMaxMapThreads, kMapBlocks)
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize, size = height * width;
   const auto number = static_cast<std::int64_t>(blockIdx.x);
   const MapReader<T> reader{maps + number * size, size, aligned};
-  coords += 2 * number;
-  scores += number;
-  covariance += 4 * number;
 
-  Held<T> held;
-  gather_peaks(reader, held, shared.warp_keys);
+  float largest[kHeld];
+  gather_peaks(reader, largest, shared.warp_keys);
   __syncthreads();
   const auto [peak_at, peak] = block_peak(shared.warp_keys);
   if (peak_at < 0 || peak == kInfinity) {
     if (thread > 0) return;
-    coords[0] = peak_at < 0 ? kNaN : static_cast<float>(peak_at % width);
-    coords[1] = peak_at < 0 ? kNaN : static_cast<float>(peak_at / width);
-    *scores = peak;
-    for (int i = 0; i < 4; ++i) covariance[i] = peak_at < 0 ? kNaN : 0;
+    coords[2 * number] = peak_at < 0 ? kNaN : static_cast<float>(peak_at % width);
+    coords[2 * number + 1] = peak_at < 0 ? kNaN : static_cast<float>(peak_at / width);
+    scores[number] = peak;
+    for (int i = 0; i < 4; ++i) covariance[4 * number + i] = peak_at < 0 ? kNaN : 0;
     return;
   }
 
@@ -135,16 +132,16 @@ __global__ void __launch_bounds__(kMaxMapThreads, kMapBlocks)
   for (int pass = 0;; ++pass) {
     double sum = 0;
     for (int part = 0; part < reader.groups(); part += part_size()) {
-      if (reader.groups() > part_size()) held.read(reader, part + thread);
+      if (reader.groups() > part_size()) read_part(reader, part + thread, largest);
+      unsigned reaching = 0;  // nearly none on a peaked map: those are read once more
+      for (int i = 0; i < kHeld; ++i) reaching |= (largest[i] >= weigh.limit ? 1u : 0u) << i;
       float sums[kSums] = {};
-      bool any = false;
-      for (int i = 0; i < kHeld; ++i) {
-        if (!(held.largest[i] >= weigh.limit)) continue;  // nearly everywhere on a peaked map
-        any = true;
+      for (; reaching != 0; reaching &= reaching - 1) {
+        const int i = __ffs(static_cast<int>(reaching)) - 1;
         const int group = part + thread + i * static_cast<int>(blockDim.x);
-        add_group<T>(held.groups[i], group * kGroup, width, weigh, column, row, sums);
+        add_group<T>(reader.load(group), group * kGroup, width, weigh, column, row, sums);
       }
-      if (__any_sync(kWholeWarp, any)) sum += warp_sum(sums);
+      if (__any_sync(kWholeWarp, sums[0] > 0)) sum += warp_sum(sums);
     }
     if (role < kSums && this_lane() % 4 == 0) shared.sums[warp][role] = sum;
     __syncthreads();
@@ -161,12 +158,13 @@ __global__ void __launch_bounds__(kMaxMapThreads, kMapBlocks)
           const auto at_y = static_cast<float>(row + spread.y);
           const int x = nearest_pixel(at_x, width), y = nearest_pixel(at_y, height);
           const T nearest = reader.map[y * width + x];
-          coords[0] = at_x;
-          coords[1] = at_y;
-          covariance[0] = static_cast<float>(spread.xx);
-          covariance[1] = covariance[2] = static_cast<float>(spread.xy);
-          covariance[3] = static_cast<float>(spread.yy);
-          *scores = widen(nearest);
+          coords[2 * number] = at_x;
+          coords[2 * number + 1] = at_y;
+          float* moments = covariance + 4 * number;
+          moments[0] = static_cast<float>(spread.xx);
+          moments[1] = moments[2] = static_cast<float>(spread.xy);
+          moments[3] = static_cast<float>(spread.yy);
+          scores[number] = widen(nearest);
         }
       }
     }
