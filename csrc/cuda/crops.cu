@@ -14,7 +14,7 @@ namespace {
 // a column of patches, which lie closer together in the picture.
 constexpr int kTileWidth = kWarpSize, kTileHeight = 16, kWarps = 4, kThreads = kWarps * kWarpSize;
 constexpr int kPatchWidth = kTileWidth / kWarps, kPatchHeight = kWarpSize / kPatchWidth;
-constexpr int kAtOnce = 2;  // pixels of a thread
+constexpr int kBlocks = 7;  // on a processor, at least
 
 __device__ inline std::int64_t bits_of(double value) {
   std::int64_t bits;
@@ -32,50 +32,78 @@ __device__ inline std::int64_t whole_below(double value) {
 
 // --- pictures -----------------------------------------------------------------------------------
 
-// Bytes [at, at + kCount) of a row of `length`, the first lowest, and above them what follows. All of the
-// kCount lie in the row.
-template <int kCount>
-__device__ std::uint64_t load_bytes(const std::uint8_t* row, std::int64_t at, std::int64_t length) {
-  constexpr int kWord = 8;
-  const std::uint8_t* first = row + at;
-  const int skip = static_cast<int>(reinterpret_cast<std::uintptr_t>(first) % kWord);
-  const bool two = skip + kCount > kWord;
-  if (skip <= at && at - skip + (two ? 2 * kWord : kWord) <= length) {
-    const auto* words = reinterpret_cast<const unsigned long long*>(first - skip);
-    const std::uint64_t low = __ldg(words), high = two ? __ldg(words + 1) : 0;
-    return low >> 8 * skip | high << 1 << (63 - 8 * skip);
-  }
-  std::uint64_t bytes = 0;  // at the ends of a row
-  for (int i = 0; i < kCount; ++i) bytes |= static_cast<std::uint64_t>(__ldg(first + i)) << 8 * i;
-  return bytes;
-}
+// Bytes of a row of a picture, as the aligned words in which they lie: until they are looked at, nothing
+// waits for them.
+template <class Word>
+struct Words {
+  Word low, high;
+  int skip;  // bytes before the first; negative where nothing was read
 
-__device__ inline int byte_of(std::uint64_t bytes, int i) { return static_cast<int>(bytes >> 8 * i & 0xff); }
+  // Bytes [at, at + count) of a row of `length`, where `wanted` and where the words lie in the row too.
+  __device__ void load(const std::uint8_t* row, std::int64_t at, int count, std::int64_t length,
+                       bool wanted) {
+    constexpr int kBytes = static_cast<int>(sizeof(Word));
+    const auto address = reinterpret_cast<std::uintptr_t>(row) + static_cast<std::uintptr_t>(at);
+    const int before = static_cast<int>(address % kBytes);
+    const bool two = before + count > kBytes;
+    const bool read = wanted && before <= at && at - before + (two ? 2 * kBytes : kBytes) <= length;
+    const auto* words = reinterpret_cast<const Word*>(address - static_cast<unsigned>(before));
+    skip = read ? before : -1;
+    low = high = 0;
+    if (read) low = __ldg(words);
+    if (read && two) high = __ldg(words + 1);
+  }
+
+  __device__ bool read() const { return skip >= 0; }
+  // The first lowest, and above them what follows.
+  __device__ Word bytes() const {
+    constexpr int kLast = 8 * static_cast<int>(sizeof(Word)) - 1;
+    return low >> 8 * skip | high << 1 << (kLast - 8 * skip);
+  }
+};
+
+template <class Word>
+__device__ int byte_of(Word bytes, int i) {
+  return static_cast<int>(bytes >> 8 * i & 0xff);
+}
 
 // Which two neighbours along an axis lie in the picture.
 struct Inside {
   bool first, second;
   __device__ Inside(int index, int length)
       : first(index >= 0 && index < length), second(index >= -1 && index < length - 1) {}
-  __device__ bool any() const { return first || second; }
 };
 
-// The four pixels around a position: as they lie in the picture, and where they are inside of it.
+// The four pixels around a position as they lie in the picture, (x, y) being the first: `load` asks for them,
+// `settle` waits, and `levels` has them where they lie inside.
 struct Bgr {
-  std::uint64_t rows[2];
+  static constexpr int kAtOnce = 2;  // pixels that a thread asks for before it looks at the first
+  Words<unsigned long long> words[2];
+  unsigned long long rows[2];
 
   __device__ void load(const CropSource& source, int y, int x, Inside down, Inside across) {
     EDGEPOSE_UNROLL
     for (int i = 0; i < 2; ++i) {
+      words[i].load(source.pixels + (y + i) * source.stride, 3 * static_cast<std::int64_t>(x), 6,
+                    3 * static_cast<std::int64_t>(source.width),
+                    (i ? down.second : down.first) && across.first && across.second);
+    }
+  }
+
+  __device__ void settle(const CropSource& source, int y, int x, Inside down, Inside across) {
+    EDGEPOSE_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      if (words[i].read()) {
+        rows[i] = words[i].bytes();
+        continue;
+      }
       rows[i] = 0;
-      if (!(i ? down.second : down.first) || !across.any()) continue;
-      const std::uint8_t* row = source.pixels + (y + i) * source.stride;
-      const std::int64_t length = 3 * static_cast<std::int64_t>(source.width);
-      const std::int64_t at = 3 * static_cast<std::int64_t>(x);
-      if (across.first && across.second) {
-        rows[i] = load_bytes<6>(row, at, length);
-      } else {
-        rows[i] = across.first ? load_bytes<3>(row, at, length) : load_bytes<3>(row, at + 3, length) << 24;
+      if (!(i ? down.second : down.first)) continue;
+      const std::uint8_t* at = source.pixels + (y + i) * source.stride + 3 * static_cast<std::int64_t>(x);
+      for (int b = 0; b < 6; ++b) {
+        if (b < 3 ? across.first : across.second) {
+          rows[i] |= static_cast<unsigned long long>(__ldg(at + b)) << 8 * b;
+        }
       }
     }
   }
@@ -87,33 +115,50 @@ struct Bgr {
 
 // ITU-R BT.601, limited range, in 2^20ths.
 struct Nv12 {
-  std::uint32_t luma[2], chroma[2];
+  static constexpr int kAtOnce = 1;
+  Words<unsigned> luma[2], chroma[2];
+  unsigned lumas[2], pairs[2];  // a pair for each of the two columns
 
   __device__ void load(const CropSource& source, int y, int x, Inside down, Inside across) {
-    const int left = across.first ? x : x + 1, right = across.second ? x + 1 : x, shift = left - x;
     EDGEPOSE_UNROLL
     for (int i = 0; i < 2; ++i) {
-      luma[i] = chroma[i] = 0;
-      if (!(i ? down.second : down.first) || !across.any()) continue;
-      const std::uint8_t* row = source.pixels + (y + i) * source.stride;
-      const std::uint8_t* pairs = source.chroma + ((y + i) / 2) * source.chroma_stride;
-      luma[i] =
-          static_cast<std::uint32_t>(left < right ? load_bytes<2>(row, left, source.width)
-                                                  : load_bytes<1>(row, left, source.width) << 8 * shift);
-      const int pair = left / 2 * 2;
-      if (pair < right / 2 * 2) {
-        chroma[i] = static_cast<std::uint32_t>(load_bytes<4>(pairs, pair, source.width));
-      } else {
-        const auto both = static_cast<std::uint32_t>(load_bytes<2>(pairs, pair, source.width) & 0xffff);
-        chroma[i] = both << 16 | both;
+      const bool wanted = (i ? down.second : down.first) && across.first && across.second;
+      luma[i].load(source.pixels + (y + i) * source.stride, x, 2, source.width, wanted);
+      chroma[i].load(source.chroma + ((y + i) >> 1) * source.chroma_stride, x & ~1, x % 2 ? 4 : 2,
+                     source.width, wanted);
+    }
+  }
+
+  __device__ void settle(const CropSource& source, int y, int x, Inside down, Inside across) {
+    EDGEPOSE_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      lumas[i] = pairs[i] = 0;
+      const bool inside = i ? down.second : down.first;
+      if (luma[i].read()) {
+        lumas[i] = luma[i].bytes();
+      } else if (inside) {
+        const std::uint8_t* at = source.pixels + (y + i) * source.stride + x;
+        if (across.first) lumas[i] = __ldg(at);
+        if (across.second) lumas[i] |= static_cast<unsigned>(__ldg(at + 1)) << 8;
+      }
+      if (chroma[i].read()) {
+        const unsigned found = chroma[i].bytes();
+        pairs[i] = x % 2 ? found : (found & 0xffff) * 0x10001u;
+      } else if (inside) {
+        const std::uint8_t* row = source.chroma + ((y + i) >> 1) * source.chroma_stride;
+        for (int b = 0; b < 4; ++b) {
+          const int column = x + b / 2;
+          if (b < 2 ? across.first : across.second) {
+            pairs[i] |= static_cast<unsigned>(__ldg(row + (column & ~1) + b % 2)) << 8 * b;
+          }
+        }
       }
     }
   }
 
   __device__ void levels(int i, int (&bgr)[3]) const {
-    // Of an even column and the next the pair is the same, and twice there.
-    const int y = byte_of(luma[i / 2], i % 2) - 16, base = (y > 0 ? y : 0) * 1220542 + (1 << 19);
-    const std::uint32_t pair = chroma[i / 2] >> 16 * (i % 2);
+    const int y = byte_of(lumas[i / 2], i % 2) - 16, base = (y > 0 ? y : 0) * 1220542 + (1 << 19);
+    const unsigned pair = pairs[i / 2] >> 16 * (i % 2);
     const int u = byte_of(pair, 0) - 128, v = byte_of(pair, 1) - 128;
     bgr[0] = to_level(base + 2116026 * u);
     bgr[1] = to_level(base - 852492 * v - 409993 * u);
@@ -223,9 +268,10 @@ struct Sample {
 
 template <class Target, class Picture>
 __device__ void put(const Target& target, const CropSource& source,
-                    const Sample<typename Target::Share, Picture>& sample, std::int64_t crop, int height,
+                    Sample<typename Target::Share, Picture>& sample, std::int64_t crop, int height,
                     int width) {
   const Inside across(sample.across.index, source.width), down(sample.down.index, source.height);
+  sample.picture.settle(source, sample.down.index, sample.across.index, down, across);
   typename Target::Level around[4][3];
   EDGEPOSE_UNROLL
   for (int i = 0; i < 4; ++i) {
@@ -253,6 +299,7 @@ __device__ void fill_tile(const Tile<typename Target::Share>& tile, const CropSo
   const int column = upright ? lane : warp * kPatchWidth + lane % kPatchWidth, x = left + column;
   const int first = upright ? warp : lane / kPatchWidth, step = upright ? kWarps : kPatchHeight;
   const double first_x = slope_x * x, first_y = slope_y * x;
+  constexpr int kAtOnce = Picture::kAtOnce;
   for (int row = first; row - first < kTileHeight && top + row - first < height; row += kAtOnce * step) {
     Sample<typename Target::Share, Picture> samples[kAtOnce];
     EDGEPOSE_UNROLL
@@ -280,7 +327,7 @@ __device__ void fill_tile(const Tile<typename Target::Share>& tile, const CropSo
 }
 
 template <class Target>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     crop_tiles(const CropSource* sources, int count, int height, int width, int tiles_across, Target target) {
   __shared__ Tile<typename Target::Share> tile;
   const int lane = this_lane(), warp = static_cast<int>(threadIdx.x) / kWarpSize;
