@@ -19,7 +19,7 @@ namespace edgepose::EDGEPOSE_ISA {
 // Pixels whose exponent lies this far below the peak's weigh nothing in a soft-argmax.
 constexpr float kWeightCutoff = 50.0f;
 // Soft coordinates are rounded to 1 / kRoundingSteps px before the nearest pixel is sought.
-constexpr double kRoundingSteps = 16384.0;
+constexpr float kRoundingSteps = 16384.0f;
 // Share of a second moment that may be due to the offset of the mean from the point it is taken about.
 constexpr double kMaxOffsetShare = 15.0 / 16.0;
 constexpr double kLogFloor = 1e-10;
@@ -122,9 +122,8 @@ EDGEPOSE_HD Point taylor_step(const T* map, int height, int width, int column, i
 
 // Index of the pixel whose value is the score of a soft coordinate.
 EDGEPOSE_HD inline int nearest_pixel(float coordinate, int length) {
-  const double snapped = rint(coordinate * kRoundingSteps) / kRoundingSteps;
-  const double nearest = rint(snapped);
-  return nearest < 0 ? 0 : nearest > length - 1 ? length - 1 : static_cast<int>(nearest);
+  const float nearest = rintf(rintf(coordinate * kRoundingSteps) / kRoundingSteps);  // exact but for rint
+  return nearest < 0 ? 0 : nearest >= static_cast<float>(length - 1) ? length - 1 : static_cast<int>(nearest);
 }
 
 // Sums of weights and of their first and second moments about a pixel.

@@ -35,14 +35,17 @@ struct MapReader {
   int size;
   bool aligned;  // then the size is a whole number of groups, too
 
-  __device__ int groups() const { return (size + kGroup - 1) / kGroup; }
+  __device__ int groups() const { return (size - 1) / kGroup + 1; }
 
   // Beyond the map stands -inf.
   __device__ Group<T> load(int group) const {
-    const int first = group * kGroup;
-    if (aligned && first < size) return *reinterpret_cast<const Group<T>*>(map + first);
+    const bool some = group < groups();
+    const int first = some ? group * kGroup : 0;
+    if (aligned && some) return *reinterpret_cast<const Group<T>*>(map + first);
     Group<T> made;
-    for (int i = 0; i < kGroup; ++i) made.values[i] = first + i < size ? map[first + i] : lowest<T>();
+    for (int i = 0; i < kGroup; ++i) {
+      made.values[i] = some && i < size - first ? map[first + i] : lowest<T>();
+    }
     return made;
   }
 };

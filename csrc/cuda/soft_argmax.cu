@@ -146,7 +146,11 @@ __global__ void __launch_bounds__(kMaxMapThreads, kMapBlocks)
     if (role < kSums && this_lane() % 4 == 0) shared.sums[warp][role] = sum;
     __syncthreads();
     if (warp == 0) {
-      const Spread spread = central(block_means(shared));
+      const Means means = block_means(shared);
+      const auto at_x = static_cast<float>(column + means.x), at_y = static_cast<float>(row + means.y);
+      const int x = nearest_pixel(at_x, width), y = nearest_pixel(at_y, height);
+      const T nearest = reader.map[y * width + x];
+      const Spread spread = central(means);
       const bool again = pass == 0 && !spread.accurate;
       if (thread == 0) {
         shared.again = again;
@@ -154,10 +158,6 @@ __global__ void __launch_bounds__(kMaxMapThreads, kMapBlocks)
           shared.column = column + static_cast<int>(rint(spread.x));
           shared.row = row + static_cast<int>(rint(spread.y));
         } else {
-          const auto at_x = static_cast<float>(column + spread.x);
-          const auto at_y = static_cast<float>(row + spread.y);
-          const int x = nearest_pixel(at_x, width), y = nearest_pixel(at_y, height);
-          const T nearest = reader.map[y * width + x];
           coords[2 * number] = at_x;
           coords[2 * number + 1] = at_y;
           float* moments = covariance + 4 * number;
