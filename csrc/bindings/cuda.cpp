@@ -68,13 +68,18 @@ void use_device(int device) {
 
 Address allocate(std::size_t bytes) {
   void* pointer = nullptr;
+  py::gil_scoped_release release;
   cuda::check(cudaMalloc(&pointer, bytes), "device memory cannot be had");
   return reinterpret_cast<Address>(pointer);
 }
 
-void release(Address pointer) { cuda::check(cudaFree(at<void>(pointer)), "device memory cannot be freed"); }
+void release(Address pointer) {
+  py::gil_scoped_release release;  // this waits for work on the device
+  cuda::check(cudaFree(at<void>(pointer)), "device memory cannot be freed");
+}
 
 void copy(Address to, Address from, std::size_t bytes, cudaMemcpyKind kind, Address stream) {
+  py::gil_scoped_release release;  // a copy from or to pageable memory waits
   cuda::check(cudaMemcpyAsync(at<void>(to), at<const void>(from), bytes, kind, stream_of(stream)),
               "memory cannot be copied");
 }

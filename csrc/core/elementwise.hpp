@@ -19,7 +19,7 @@ namespace edgepose::EDGEPOSE_ISA {
 // Pixels whose exponent lies this far below the peak's weigh nothing in a soft-argmax.
 constexpr float kWeightCutoff = 50.0f;
 // Soft coordinates are rounded to 1 / kRoundingSteps px before the nearest pixel is sought.
-constexpr double kRoundingSteps = 16384.0;
+constexpr float kRoundingSteps = 16384.0f;
 // Share of a second moment that may be due to the offset of the mean from the point it is taken about.
 constexpr double kMaxOffsetShare = 15.0 / 16.0;
 constexpr double kLogFloor = 1e-10;
@@ -63,15 +63,23 @@ EDGEPOSE_HD inline float widen(Half value) {
 // A pixel as it counts: NaN is -inf.
 EDGEPOSE_HD inline float usable(float value) { return value == value ? value : -kInfinity; }
 
-// Quarter step towards the larger neighbour, from the pixel nearest to (x, y).
+// Quarter step from a pixel towards its larger neighbours.
+template <class T>
+EDGEPOSE_HD Point quarter_towards(const T* map, int height, int width, int column, int row) {
+  if (!(1 < column && column < width - 1 && 1 < row && row < height - 1)) return {0, 0};
+  const T* at = map + static_cast<std::ptrdiff_t>(row) * width + column;
+  const float right = usable(widen(at[1])), left = usable(widen(at[-1]));
+  const float below = usable(widen(at[width])), above = usable(widen(at[-width]));
+  return {0.25 * ((right > left) - (right < left)), 0.25 * ((below > above) - (below < above))};
+}
+
+// The same from the pixel nearest to (x, y).
 template <class T>
 EDGEPOSE_HD Point quarter_step(const T* map, int height, int width, double x, double y) {
   const double column = floor(x + 0.5), row = floor(y + 0.5);
   if (!(1 < column && column < width - 1 && 1 < row && row < height - 1)) return {x, y};
-  const T* at = map + static_cast<std::ptrdiff_t>(row) * width + static_cast<std::ptrdiff_t>(column);
-  const float right = usable(widen(at[1])), left = usable(widen(at[-1]));
-  const float below = usable(widen(at[width])), above = usable(widen(at[-width]));
-  return {x + 0.25 * ((right > left) - (right < left)), y + 0.25 * ((below > above) - (below < above))};
+  const Point step = quarter_towards(map, height, width, static_cast<int>(column), static_cast<int>(row));
+  return {x + step.x, y + step.y};
 }
 
 EDGEPOSE_HD inline double floored_log(float value) {
@@ -114,9 +122,8 @@ EDGEPOSE_HD Point taylor_step(const T* map, int height, int width, int column, i
 
 // Index of the pixel whose value is the score of a soft coordinate.
 EDGEPOSE_HD inline int nearest_pixel(float coordinate, int length) {
-  const double snapped = rint(coordinate * kRoundingSteps) / kRoundingSteps;
-  const double nearest = rint(snapped);
-  return nearest < 0 ? 0 : nearest > length - 1 ? length - 1 : static_cast<int>(nearest);
+  const float nearest = rintf(rintf(coordinate * kRoundingSteps) / kRoundingSteps);  // exact but for rint
+  return nearest < 0 ? 0 : nearest >= static_cast<float>(length - 1) ? length - 1 : static_cast<int>(nearest);
 }
 
 // Sums of weights and of their first and second moments about a pixel.

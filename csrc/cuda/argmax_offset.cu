@@ -13,23 +13,26 @@ struct Logs {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kMapThreads)
+__global__ void __launch_bounds__(kMaxMapThreads, kMapBlocks)
     decode(const T* maps, int height, int width, bool aligned, Refine refine, float* coords, float* scores) {
-  __shared__ unsigned long long warp_keys[kMapWarps];
+  __shared__ unsigned long long warp_keys[kMaxMapWarps];
   __shared__ double logs[25];
   const int thread = static_cast<int>(threadIdx.x), size = height * width;
   const auto number = static_cast<std::int64_t>(blockIdx.x);
   const MapReader<T> reader{maps + number * size, size, aligned};
-  const int peak_at = find_peak<T>(reader, nullptr, warp_keys);
+  float largest[kHeld];
+  gather_peaks(reader, largest, warp_keys);
+  __syncthreads();
   if (thread >= kWarpSize) return;  // the rest is a warp's
 
-  const float peak = peak_at < 0 ? kNaN : widen(reader.map[peak_at]);
+  const auto [peak_at, peak] = block_peak(warp_keys);
   const int column = peak > 0 ? peak_at % width : 0, row = peak > 0 ? peak_at / width : 0;
   Point at{static_cast<double>(column), static_cast<double>(row)};
   if (peak_at < 0) {
     at = {kNaN, kNaN};
   } else if (refine == Refine::quarter && peak > 0) {
-    at = quarter_step(reader.map, height, width, at.x, at.y);
+    const Point step = quarter_towards(reader.map, height, width, column, row);
+    at = {at.x + step.x, at.y + step.y};
   } else if (refine == Refine::taylor && peak > 0 && has_taylor_step(height, width, column, row)) {
     if (thread < 25) {
       logs[thread] = floored_log(widen(reader.map[(row + thread / 5 - 2) * width + column + thread % 5 - 2]));
@@ -57,9 +60,9 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 void start_decode(const Maps& maps, Refine refine, float* coords, float* scores, cudaStream_t stream) {
-  launch("argmax_offset", decode<T>, dim3(static_cast<unsigned>(maps.count)), dim3(kMapThreads), 0, stream,
-         static_cast<const T*>(maps.data), maps.height, maps.width,
-         by_groups<T>(maps.data, maps.height * maps.width), refine, coords, scores);
+  launch("argmax_offset", decode<T>, dim3(static_cast<unsigned>(maps.count)),
+         map_threads(maps.height * maps.width), 0, stream, static_cast<const T*>(maps.data), maps.height,
+         maps.width, by_groups<T>(maps.data, maps.height * maps.width), refine, coords, scores);
 }
 
 template <class T>

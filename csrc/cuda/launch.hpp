@@ -15,6 +15,13 @@
 #define EDGEPOSE_DYNAMIC_SHARED(Type, name) Type* const name = static_cast<Type*>(emulation::dynamic_shared())
 #endif
 
+// Before a loop whose arrays are to be held in registers.
+#ifdef __CUDACC__
+#define EDGEPOSE_UNROLL _Pragma("unroll")
+#else
+#define EDGEPOSE_UNROLL
+#endif
+
 namespace edgepose::cuda {
 
 constexpr unsigned kWholeWarp = 0xffffffffu;

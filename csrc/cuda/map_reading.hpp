@@ -1,21 +1,22 @@
-// One block reads one map, by groups of 16 bytes, and finds its peak.
+// One block reads one map, by groups of pixels, and finds its peak.
 #pragma once
 
 #include "../core/elementwise.hpp"
 #include "launch.hpp"
 #include "strips.hpp"
+#include "warp_reduce.hpp"
 
 namespace edgepose::cuda {
 
-constexpr int kMapThreads = 128, kMapWarps = kMapThreads / kWarpSize;
-constexpr int kAtOnce = 3;  // groups that a thread loads before it looks at the first
-
-// As many pixels as 16 bytes hold, as they lie in memory.
+// Pixels that are loaded at once; as many in either precision, so that sums over a map are the same.
+constexpr int kGroup = 4;
 template <class T>
-using Group = Strip<T, 16 / sizeof(T)>;
+using Group = Strip<T, kGroup>;
 
-template <class T>
-constexpr int kGroup = 16 / sizeof(T);
+// Groups that a thread loads at once; a block has as many threads as a map needs. So many blocks of the
+// largest size share a processor, which limits the registers: a batch of 64 crops is under way whole.
+constexpr int kHeld = 6;
+constexpr int kMaxMapThreads = 384, kMaxMapWarps = kMaxMapThreads / kWarpSize, kMapBlocks = 3;
 
 template <class T>
 __device__ T lowest();
@@ -34,67 +35,98 @@ struct MapReader {
   int size;
   bool aligned;  // then the size is a whole number of groups, too
 
-  __device__ int groups() const { return (size + kGroup<T> - 1) / kGroup<T>; }
+  __device__ int groups() const { return (size - 1) / kGroup + 1; }
 
   // Beyond the map stands -inf.
   __device__ Group<T> load(int group) const {
-    const int first = group * kGroup<T>;
-    if (aligned && first < size) return *reinterpret_cast<const Group<T>*>(map + first);
+    const bool some = group < groups();
+    const int first = some ? group * kGroup : 0;
+    if (aligned && some) return *reinterpret_cast<const Group<T>*>(map + first);
     Group<T> made;
-    for (int i = 0; i < kGroup<T>; ++i) made.values[i] = first + i < size ? map[first + i] : lowest<T>();
+    for (int i = 0; i < kGroup; ++i) {
+      made.values[i] = some && i < size - first ? map[first + i] : lowest<T>();
+    }
     return made;
   }
 };
 
-// Orders pixels by value, and of equal ones the first before the others.
-__device__ inline unsigned long long peak_key(float value, int index) {
-  const unsigned bits = __float_as_uint(value + 0.0f);  // -0 as 0
-  const unsigned ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return static_cast<unsigned long long>(ordered) << 32 | ~static_cast<unsigned>(index);
+// Orders pixels by value: the upper half of a key, whose lower half puts the first of equal ones first.
+__device__ inline unsigned value_key(float value) {
+  return static_cast<unsigned>(ordered(value + 0.0f)) ^ 0x80000000u;  // -0 as 0
 }
 
-// Index of the first largest pixel, or -1 where none is above -inf; the same for all threads. With a `stash`
-// the groups are kept there: thread t has those whose number is t modulo kMapThreads.
+// The largest pixel of each of a thread's groups, NaN where all are. Where a map has more groups than a block
+// takes, it is read part by part; in each, a thread's groups lie blockDim.x apart.
 template <class T>
-__device__ int find_peak(const MapReader<T>& reader, Group<T>* stash, unsigned long long* warp_keys) {
+__device__ void read_part(const MapReader<T>& reader, int first, float (&largest)[kHeld]) {
+  const int step = static_cast<int>(blockDim.x);
+  Group<T> groups[kHeld];
+  if (reader.aligned && first + (kHeld - 1) * step < reader.groups()) {
+    const auto* all = reinterpret_cast<const Group<T>*>(reader.map) + first;
+    for (int i = 0; i < kHeld; ++i) groups[i] = all[i * step];
+  } else {
+    for (int i = 0; i < kHeld; ++i) groups[i] = reader.load(first + i * step);
+  }
+  for (int i = 0; i < kHeld; ++i) {
+    float most = widen(groups[i].values[0]);
+    for (int p = 1; p < kGroup; ++p) most = fmaxf(most, widen(groups[i].values[p]));
+    largest[i] = most;
+  }
+}
+
+__device__ inline int part_size() { return kHeld * static_cast<int>(blockDim.x); }
+
+// Reads the map and brings each warp's peak to `warp_keys`; `largest` is left as the last part's.
+template <class T>
+__device__ void gather_peaks(const MapReader<T>& reader, float (&largest)[kHeld],
+                             unsigned long long* warp_keys) {
   const int thread = static_cast<int>(threadIdx.x), groups = reader.groups();
   float best = -kInfinity;
-  int at = 0;
-  for (int first = thread; first < groups; first += kAtOnce * kMapThreads) {
-    Group<T> found[kAtOnce];
-    if (reader.aligned && first + (kAtOnce - 1) * kMapThreads < groups) {  // all loads under way at once
-      const auto* all = reinterpret_cast<const Group<T>*>(reader.map);
-      for (int i = 0; i < kAtOnce; ++i) found[i] = all[first + i * kMapThreads];
-    } else {
-      for (int i = 0; i < kAtOnce; ++i) found[i] = reader.load(first + i * kMapThreads);
-    }
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int group = first + i * kMapThreads;
-      if (stash && group < groups) stash[group] = found[i];
-      for (int p = 0; p < kGroup<T>; ++p) {
-        const float value = widen(found[i].values[p]);
-        if (value > best) {
-          best = value;
-          at = group * kGroup<T> + p;
-        }
+  int best_group = 0;
+  for (int part = 0; part < groups; part += part_size()) {
+    read_part(reader, part + thread, largest);
+    for (int i = 0; i < kHeld; ++i) {
+      if (largest[i] > best) {
+        best = largest[i];
+        best_group = part + thread + i * static_cast<int>(blockDim.x);
       }
     }
   }
-  unsigned long long key = peak_key(best, at);
-  for (int step = kWarpSize / 2; step; step /= 2) {
-    const unsigned long long other = __shfl_xor_sync(kWholeWarp, key, step);
-    key = other > key ? other : key;
+  const unsigned high = value_key(best), most = warp_largest(high);
+  unsigned low = 0;
+  if (high == most) {  // seldom more than a lane: its group is read once more, to find the pixel
+    const Group<T> found = reader.load(best_group);
+    int pixel = 0;
+    for (int p = kGroup - 1; p >= 0; --p) pixel = widen(found.values[p]) == best ? p : pixel;
+    low = ~static_cast<unsigned>(best_group * kGroup + pixel);
   }
-  if (thread % kWarpSize == 0) warp_keys[thread / kWarpSize] = key;
-  __syncthreads();
-  for (int i = 0; i < kMapWarps; ++i) key = warp_keys[i] > key ? warp_keys[i] : key;
-  if (key >> 32 == peak_key(-kInfinity, 0) >> 32) return -1;
-  return static_cast<int>(~static_cast<unsigned>(key));
+  low = warp_largest(low);
+  if (this_lane() == 0) warp_keys[thread / kWarpSize] = static_cast<unsigned long long>(most) << 32 | low;
+}
+
+struct MapPeak {
+  int index;  // of the first largest pixel, or -1 where none is above -inf
+  float value;
+};
+
+// The map's peak out of those of the warps, for each lane of a warp.
+__device__ inline MapPeak block_peak(const unsigned long long* warp_keys) {
+  const int warps = static_cast<int>(blockDim.x) / kWarpSize;
+  const unsigned long long key = warp_largest(this_lane() < warps ? warp_keys[this_lane()] : 0ull);
+  const auto high = static_cast<unsigned>(key >> 32);
+  if (high == value_key(-kInfinity)) return {-1, kNaN};
+  return {static_cast<int>(~static_cast<unsigned>(key)),
+          from_ordered(static_cast<std::int32_t>(high ^ 0x80000000u))};
 }
 
 template <class T>
 bool by_groups(const void* maps, int size) {
-  return size % kGroup<T> == 0 && aligned_to<Group<T>>(maps);
+  return size % kGroup == 0 && aligned_to<Group<T>>(maps);
+}
+
+inline dim3 map_threads(int size) {
+  const unsigned warps = ceiling(ceiling(static_cast<std::size_t>(size), kGroup), kHeld * kWarpSize);
+  return dim3(kWarpSize * (warps < kMaxMapWarps ? warps : kMaxMapWarps));
 }
 
 }  // namespace edgepose::cuda

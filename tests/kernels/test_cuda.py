@@ -121,6 +121,23 @@ def test_rows_of_pictures_may_be_padded(cuda: Any, raw: Any) -> None:
     np.testing.assert_array_equal(out.numpy(), expected)
 
 
+@pytest.mark.parametrize("start", range(9))
+def test_pictures_and_crops_may_start_at_any_byte(cuda: Any, raw: Any, start: int) -> None:
+    rows, columns, height, width = 22, 26, 19, 24
+    for chroma, turn in [(False, 0.0), (False, 0.4), (True, 0.0), (True, 0.4)]:
+        frame = nv12(rows, columns, start) if chroma else picture(rows, columns, start)
+        affine = np.array([[[1.1, turn, -1.3], [-turn, 1.2, 1.7]]])
+        memory = cuda.DeviceArray.of(np.concatenate([np.zeros(start, np.uint8), frame.reshape(-1)]))
+        source = source_of(cuda, memory, rows, columns, affine, chroma)
+        source["pixels"] += start
+        source["chroma"] += start if chroma else 0
+        table, out = cuda.DeviceArray.of(source), cuda.DeviceArray((start + height * width * 3,), np.uint8)
+        raw.crop_pixels(table.pointer, 1, height, width, False, out.pointer + start, 0)
+        image = reference.bgr_of_nv12(frame) if chroma else frame
+        expected = reference.crop_pixels(image, affine, (height, width), False)
+        np.testing.assert_array_equal(out.numpy()[start:].reshape(expected.shape), expected)
+
+
 def test_a_graph_stays_valid_while_pictures_change(cuda: Any, raw: Any) -> None:
     stream = raw.create_stream()
     table = cuda.DeviceArray((1,), cuda.CROP_SOURCE)
