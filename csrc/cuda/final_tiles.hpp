@@ -127,53 +127,116 @@ __device__ inline float heat_bound(const FinalMaps& maps, int joint, const Rect&
 // A plane's pixels in shared memory, as far as they have room there.
 struct Held {
   int top, left, stride;
-  int at;  // in the pool; -1: not there
+  int at;              // in the pool; -1: not there
+  int height, width;   // of the plane
+  float down, across;  // steps of the taps
+  bool same_size;
 };
 
+// The planes that some threads hold for themselves: a block, or a warp.
 class HeldPlanes {
  public:
-  // held: one per plane; pool: `room` floats.
-  __device__ HeldPlanes(Held* held, float* pool, int room) : held_(held), pool_(pool), room_(room) {}
+  // held: `slots`, one per plane, further planes are not held; pool: `room` floats.
+  __device__ HeldPlanes(Held* held, int slots, float* pool, int room, int thread, int threads)
+      : held_(held), pool_(pool), slots_(slots), room_(room), thread_(thread), threads_(threads) {}
 
-  // Makes plane `i` ready for the final pixels of a rectangle. The whole block calls it; a barrier must
-  // follow.
-  __device__ void hold(int i, const PlaneSource& plane, int channel, const Rect& rect) {
+  // Makes plane `i` ready for the final pixels of a rectangle. All threads call it; a barrier must follow.
+  __device__ void hold(int i, const PlaneSource& source, const FinalMaps& maps, int joint, const Rect& rect) {
+    if (i >= slots_) return;
+    const PlaneSource plane = source;
     const Rect r = read_from(plane, rect);
     const long long size = static_cast<long long>(r.height()) * r.width();
     const bool fits = used_ + size <= room_;
-    if (threadIdx.x == 0) held_[i] = {r.top, r.left, r.width(), fits ? used_ : -1};
-    if (!fits) return;
-    const int width = r.width();
-    for (int p = static_cast<int>(threadIdx.x); p < r.count(); p += kTileThreads) {
-      pool_[used_ + p] = plane.pixel(channel, r.top + p / width, r.left + p % width);
+    if (thread_ == 0) {
+      held_[i] = {r.top,
+                  r.left,
+                  r.width(),
+                  fits ? used_ : -1,
+                  plane.height,
+                  plane.width,
+                  tap_scale(plane.height, plane.final_height),
+                  tap_scale(plane.width, plane.final_width),
+                  plane.same_size};
     }
+    if (!fits) return;
+    const int channel = plane.channel_of(joint, maps.flip);
+    float* const to = pool_ + used_;
+    for (int part = 0; part < plane.count; ++part) add_part(plane, part, channel, r, to);
     used_ += static_cast<int>(size);
   }
 
   // One pixel of the final map.
-  __device__ float value(int i, const PlaneSource& plane, int channel, int y, int x) const {
+  __device__ float value(int i, const PlaneSource& plane, const FinalMaps& maps, int joint, int y,
+                         int x) const {
+    if (!holds(i)) return plane.sample(plane.channel_of(joint, maps.flip), y, x);
     const Held& held = held_[i];
-    if (held.at < 0) return plane.sample(channel, y, x);
     const float* pool = pool_ + held.at;
     const auto at = [&](int row, int column) {
       return pool[(row - held.top) * held.stride + (column - held.left)];
     };
-    if (plane.same_size) return at(y, x);
-    return bilinear(tap_at(y, plane.height, plane.final_height), tap_at(x, plane.width, plane.final_width),
-                    at);
+    if (held.same_size) return at(y, x);
+    return bilinear(tap_by(held.down, y, held.height), tap_by(held.across, x, held.width), at);
   }
 
   // The final heatmap, whose planes are the first ones; NaN is -inf.
   __device__ float heat(const FinalMaps& maps, int joint, int y, int x) const {
     return usable(combine(
         maps.runs, maps.scales, [&](int i) { return maps.heat[i].flipped; },
-        [&](int i) { return value(i, maps.heat[i], maps.heat[i].channel_of(joint, maps.flip), y, x); }));
+        [&](int i) { return value(i, maps.heat[i], maps, joint, y, x); }));
+  }
+
+  __device__ bool holds(int i) const { return i < slots_ && held_[i].at >= 0; }
+
+  // Range of the plane's pixels that a rectangle of the final map reads; without bounds where one of them is
+  // not finite, or the plane is not held. A warp calls it.
+  __device__ void range(int i, const PlaneSource& plane, const Rect& rect, float* low, float* high) const {
+    bool hole = !holds(i);
+    float most = -kInfinity, least = -kInfinity;
+    if (!hole) {
+      const Held& held = held_[i];
+      const Rect r = read_from(plane, rect);
+      const float* pool = pool_ + held.at;
+      const int width = r.width(), count = r.count();
+      for (int p = this_lane(); p < count; p += kWarpSize) {
+        const int row = p / width;
+        const float value =
+            pool[(r.top - held.top + row) * held.stride + r.left - held.left + p - row * width];
+        hole |= !(value - value == 0);
+        most = value > most ? value : most;
+        least = -value > least ? -value : least;
+      }
+    }
+    hole = __any_sync(kWholeWarp, hole);
+    most = from_ordered(warp_largest(ordered(most)));
+    least = -from_ordered(warp_largest(ordered(least)));
+    *high = hole ? kInfinity : raised(most);
+    *low = hole ? -kInfinity : lowered(least);
   }
 
  private:
+  // Each thread adds to its own pixels.
+  __device__ void add_part(const PlaneSource& plane, int part, int channel, const Rect& r, float* to) const {
+    const Maps maps = plane.parts[part];
+    const bool native = maps.height == plane.height && maps.width == plane.width;
+    const bool last = part == plane.count - 1;
+    const float down = tap_scale(maps.height, plane.height), across = tap_scale(maps.width, plane.width);
+    const float parts = static_cast<float>(plane.count);
+    const int width = r.width(), count = r.count();
+    const int left = plane.flipped ? plane.width - 1 - r.left : r.left, step = plane.flipped ? -1 : 1;
+    for (int p = thread_; p < count; p += threads_) {
+      const int row = p / width, y = r.top + row, x = left + step * (p - row * width);
+      const float value =
+          native ? at(maps, channel, y, x)
+                 : bilinear(tap_by(down, y, maps.height), tap_by(across, x, maps.width),
+                            [&](int from_y, int from_x) { return at(maps, channel, from_y, from_x); });
+      const float total = part == 0 ? value : to[p] + value;
+      to[p] = last && part > 0 ? total / parts : total;
+    }
+  }
+
   Held* held_;
   float* pool_;
-  int room_, used_ = 0;
+  int slots_, room_, thread_, threads_, used_ = 0;
 };
 
 #endif
