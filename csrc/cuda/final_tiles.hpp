@@ -87,6 +87,31 @@ EDGEPOSE_HD inline float sample_tag(const FinalMaps& maps, int t, int joint, int
 
 #if defined(__CUDACC__) || defined(EDGEPOSE_EMULATION)
 
+// The largest pixel of a rectangle among those that are the thread's; NaN counts nothing.
+template <class T>
+__device__ float largest_read(const Maps& maps, int channel, const Rect& rect) {
+  constexpr int kAtOnce = 4;  // loads under way
+  const T* const from = static_cast<const T*>(maps.data) +
+                        (static_cast<std::ptrdiff_t>(channel) * maps.height + rect.top) * maps.width +
+                        rect.left;
+  const int width = rect.width(), count = rect.count();
+  float best = -kInfinity;
+  for (int first = static_cast<int>(threadIdx.x); first < count; first += kAtOnce * kTileThreads) {
+    T found[kAtOnce];
+    EDGEPOSE_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int p = smaller_of(first + i * kTileThreads, count - 1), row = p / width;
+      found[i] = from[static_cast<std::ptrdiff_t>(row) * maps.width + (p - row * width)];
+    }
+    EDGEPOSE_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      const float value = widen(found[i]);
+      best = value > best ? value : best;
+    }
+  }
+  return best;
+}
+
 // Bound of the final heatmap over a rectangle, from the raw maps that it reads. `largest`: shared, one per
 // part. The whole block calls it; two barriers.
 __device__ inline float heat_bound(const FinalMaps& maps, int joint, const Rect& rect,
@@ -102,12 +127,9 @@ __device__ inline float heat_bound(const FinalMaps& maps, int joint, const Rect&
     const Rect of_plane = read_from(plane, rect);
     for (int part = 0; part < plane.count; ++part, ++at_part) {
       const Rect raw = read_from_part(plane, part, of_plane);
-      const int width = raw.width();
-      float best = -kInfinity;
-      for (int p = static_cast<int>(threadIdx.x); p < raw.count(); p += kTileThreads) {
-        const float value = at(plane.parts[part], channel, raw.top + p / width, raw.left + p % width);
-        best = value > best ? value : best;
-      }
+      const Maps stack = plane.parts[part];
+      const float best =
+          stack.half ? largest_read<Half>(stack, channel, raw) : largest_read<float>(stack, channel, raw);
       const int key = warp_largest(ordered(best));
       if (this_lane() == 0) atomicMax(largest + at_part, key);
     }
@@ -217,18 +239,29 @@ class HeldPlanes {
   // Each thread adds to its own pixels.
   __device__ void add_part(const PlaneSource& plane, int part, int channel, const Rect& r, float* to) const {
     const Maps maps = plane.parts[part];
+    if (maps.half) {
+      add_part<Half>(plane, maps, part, channel, r, to);
+    } else {
+      add_part<float>(plane, maps, part, channel, r, to);
+    }
+  }
+
+  template <class T>
+  __device__ void add_part(const PlaneSource& plane, const Maps& maps, int part, int channel, const Rect& r,
+                           float* to) const {
+    const T* const map =
+        static_cast<const T*>(maps.data) + static_cast<std::ptrdiff_t>(channel) * maps.height * maps.width;
     const bool native = maps.height == plane.height && maps.width == plane.width;
     const bool last = part == plane.count - 1;
     const float down = tap_scale(maps.height, plane.height), across = tap_scale(maps.width, plane.width);
     const float parts = static_cast<float>(plane.count);
     const int width = r.width(), count = r.count();
     const int left = plane.flipped ? plane.width - 1 - r.left : r.left, step = plane.flipped ? -1 : 1;
+    const auto at = [&](int y, int x) { return widen(map[static_cast<std::ptrdiff_t>(y) * maps.width + x]); };
     for (int p = thread_; p < count; p += threads_) {
       const int row = p / width, y = r.top + row, x = left + step * (p - row * width);
       const float value =
-          native ? at(maps, channel, y, x)
-                 : bilinear(tap_by(down, y, maps.height), tap_by(across, x, maps.width),
-                            [&](int from_y, int from_x) { return at(maps, channel, from_y, from_x); });
+          native ? at(y, x) : bilinear(tap_by(down, y, maps.height), tap_by(across, x, maps.width), at);
       const float total = part == 0 ? value : to[p] + value;
       to[p] = last && part > 0 ? total / parts : total;
     }

@@ -162,7 +162,6 @@ __device__ void survey(const FinalMaps& maps, const PersonsTask& task, const Sea
   const Ranked best = warp_largest(most > -kInfinity ? ranked(most, index) : Ranked{0});
   const std::ptrdiff_t slot = static_cast<std::ptrdiff_t>(joint) * search.tiles + tile;
   if (lane == 0) search.largest[slot] = best;
-  if (!best) return;
   const int at_y = static_cast<int>(index_of(best) / static_cast<std::uint32_t>(maps.width));
   const int at_x = static_cast<int>(index_of(best) % static_cast<std::uint32_t>(maps.width));
   const std::ptrdiff_t each = static_cast<std::ptrdiff_t>(maps.joints) * search.tiles;
@@ -170,7 +169,7 @@ __device__ void survey(const FinalMaps& maps, const PersonsTask& task, const Sea
     float low, high;
     all.range(maps.runs + t, maps.tags[t], own, &low, &high);
     if (lane == 0) {
-      search.at[t * each + slot] = all.value(maps.runs + t, maps.tags[t], maps, joint, at_y, at_x);
+      search.at[t * each + slot] = best ? all.value(maps.runs + t, maps.tags[t], maps, joint, at_y, at_x) : 0;
       search.low[t * each + slot] = low;
       search.high[t * each + slot] = high;
     }
@@ -206,41 +205,49 @@ class Seeker {
   // Of the tiles' largest, those which are this thread's.
   __device__ Ranked best_of_largest() const {
     Ranked best = 0;
-    for (int tile = thread(); tile < search_.tiles; tile += kSeekThreads) {
-      const std::ptrdiff_t at = slot(tile);
-      const Ranked largest = search_.largest[at];
-      if (!largest) continue;
-      const Ranked key =
-          key_of(value_of(largest), index_of(largest), [&](int t) { return search_.at[t * each() + at]; });
-      best = key > best ? key : best;
+    for (int base = 0; base < search_.tiles; base += kListed) {
+      const Own own = own_tiles(base);
+      float squares[kTilesAtOnce] = {};
+      for (int t = 0; t < maps_.tag_count; ++t) {
+        EDGEPOSE_UNROLL
+        for (int k = 0; k < kTilesAtOnce; ++k) {
+          const float away = search_.at[t * each() + own.slot[k]] - mean_[t];
+          squares[k] += away * away;
+        }
+      }
+      EDGEPOSE_UNROLL
+      for (int k = 0; k < kTilesAtOnce; ++k) {
+        if (!own.largest[k]) continue;
+        const Ranked key = key_of(value_of(own.largest[k]), squares[k], index_of(own.largest[k]));
+        best = key > best ? key : best;
+      }
     }
     return best;
   }
 
-  // Whether a tile may hold a pixel that comes before the best.
-  __device__ bool reaches(int tile, Ranked best) const {
-    const std::ptrdiff_t at = slot(tile);
-    const Ranked largest = search_.largest[at];
-    if (!largest || (best && value_of(largest) < value_of(best))) return false;
-    float squares = 0;
+  // Calls to(tile) for those of the thread's tiles from `base` on which may hold a pixel that comes before
+  // the best.
+  template <class To>
+  __device__ void for_reaching(int base, Ranked best, const To& to) const {
+    const Own own = own_tiles(base);
+    float squares[kTilesAtOnce] = {};
     for (int t = 0; t < maps_.tag_count; ++t) {
-      const float below = search_.low[t * each() + at] - mean_[t];
-      const float above = mean_[t] - search_.high[t * each() + at];
-      const float away = below > 0 ? below : above > 0 ? above : 0;  // one of them at most is above 0
-      squares += away * away;
+      EDGEPOSE_UNROLL
+      for (int k = 0; k < kTilesAtOnce; ++k) squares[k] += square_from_range(t, own.slot[k]);
     }
-    const float bound = fit_of(value_of(largest), squares);
-    if (bound == -kInfinity) return false;
-    const Rect own = search_.tile(maps_, tile);
-    const auto first = static_cast<std::uint32_t>(own.top) * static_cast<std::uint32_t>(maps_.width) +
-                       static_cast<std::uint32_t>(own.left);
-    return ranked(bound, first) > best;
+    EDGEPOSE_UNROLL
+    for (int k = 0; k < kTilesAtOnce; ++k) {
+      const int tile = base + thread() + k * kSeekThreads;
+      if (tile < search_.tiles && reaches(tile, own.largest[k], squares[k], best)) to(tile);
+    }
   }
 
   // Looks at all pixels of a tile; a warp calls it.
   __device__ void evaluate(int tile) {
     const Ranked before = __shfl_sync(kWholeWarp, *static_cast<volatile Ranked*>(best_), 0);
-    if (!reaches(tile, before)) return;
+    float least_squares = 0;
+    for (int t = 0; t < maps_.tag_count; ++t) least_squares += square_from_range(t, slot(tile));
+    if (!reaches(tile, search_.largest[slot(tile)], least_squares, before)) return;
     const Rect own = search_.tile(maps_, tile);
     HeldPlanes all(held_, search_.slots, pool_, search_.seek_room, this_lane(), kWarpSize);
     for (int i = 0; i < maps_.runs; ++i) all.hold(i, maps_.heat[i], maps_, joint_, own);
@@ -266,9 +273,12 @@ class Seeker {
         const int y = top + i * (kWarpSize / kSide);
         const auto index = static_cast<std::uint32_t>(y) * static_cast<std::uint32_t>(maps_.width) +
                            static_cast<std::uint32_t>(x);
-        const Ranked key = key_of(heat[i], index, [&](int t) {
-          return all.value(maps_.runs + t, maps_.tags[t], maps_, joint_, y, x);
-        });
+        float squares = 0;
+        for (int t = 0; t < maps_.tag_count; ++t) {
+          const float away = all.value(maps_.runs + t, maps_.tags[t], maps_, joint_, y, x) - mean_[t];
+          squares += away * away;
+        }
+        const Ranked key = key_of(heat[i], squares, index);
         best = key > best ? key : best;
       }
       best = warp_largest(best);
@@ -284,14 +294,43 @@ class Seeker {
     return static_cast<std::ptrdiff_t>(joint_) * search_.tiles + tile;
   }
 
-  // tag(t): of a pixel.
-  template <class Tag>
-  __device__ Ranked key_of(float heat, std::uint32_t index, const Tag& tag) const {
-    float squares = 0;
-    for (int t = 0; t < maps_.tag_count; ++t) {
-      const float away = tag(t) - mean_[t];
-      squares += away * away;
+  // The tiles of a thread, as many as are loaded at once; beyond the last one stands the last one again.
+  static constexpr int kTilesAtOnce = kListed / kSeekThreads;
+  struct Own {
+    std::ptrdiff_t slot[kTilesAtOnce];
+    Ranked largest[kTilesAtOnce];
+  };
+
+  __device__ Own own_tiles(int base) const {
+    Own own;
+    EDGEPOSE_UNROLL
+    for (int k = 0; k < kTilesAtOnce; ++k) {
+      own.slot[k] = slot(smaller_of(base + thread() + k * kSeekThreads, search_.tiles - 1));
+      own.largest[k] = search_.largest[own.slot[k]];
     }
+    return own;
+  }
+
+  // The square by which a tag of a tile is away from the mean, or less.
+  __device__ float square_from_range(int t, std::ptrdiff_t at) const {
+    const float below = search_.low[t * each() + at] - mean_[t];
+    const float above = mean_[t] - search_.high[t * each() + at];
+    const float away = below > 0 ? below : above > 0 ? above : 0;  // one of them at most is above 0
+    return away * away;
+  }
+
+  // Whether a tile may hold a pixel that comes before the best.
+  __device__ bool reaches(int tile, Ranked largest, float squares, Ranked best) const {
+    const float bound = largest ? fit_of(value_of(largest), squares) : -kInfinity;
+    if (bound == -kInfinity) return false;
+    const Rect own = search_.tile(maps_, tile);
+    const auto first = static_cast<std::uint32_t>(own.top) * static_cast<std::uint32_t>(maps_.width) +
+                       static_cast<std::uint32_t>(own.left);
+    return ranked(bound, first) > best;
+  }
+
+  // 0: no fit.
+  __device__ static Ranked key_of(float heat, float squares, std::uint32_t index) {
     const float fit = fit_of(heat, squares);
     return fit > -kInfinity ? ranked(fit, index) : 0;
   }
@@ -345,10 +384,7 @@ __global__ void __launch_bounds__(kSeekThreads) seek(FinalMaps maps, PersonsTask
   for (int base = 0; base < search.tiles; base += kListed) {
     __syncthreads();
     const Ranked reached = best;
-    const int end = smaller_of(search.tiles - base, kListed);
-    for (int i = thread; i < end; i += kSeekThreads) {
-      if (seeker.reaches(base + i, reached)) list[atomicAdd(&listed, 1)] = base + i;
-    }
+    seeker.for_reaching(base, reached, [&](int tile) { list[atomicAdd(&listed, 1)] = tile; });
     __syncthreads();
     const int count = listed;
     for (int i = thread / kWarpSize; i < count; i += kSeekWarps) seeker.evaluate(list[i]);
