@@ -207,6 +207,30 @@ class HeldPlanes {
         [&](int i) { return value(i, maps.heat[i], maps, joint, y, x); }));
   }
 
+  // Several pixels of a column of the final heatmap, `step` rows from one to the next; rows beyond the last
+  // are the last. NaN is -inf.
+  template <int kCount>
+  __device__ void heat_column(const FinalMaps& maps, int joint, int top, int step, int last, int x,
+                              float (&out)[kCount]) const {
+    float total[kCount] = {};
+    for (int i = 0; i < maps.runs; ++i) {
+      float of_scale[kCount];
+      column(i, maps, joint, top, step, last, x, of_scale);
+      if (i + 1 < maps.runs && maps.heat[i + 1].flipped) {
+        float flipped[kCount];
+        column(++i, maps, joint, top, step, last, x, flipped);
+        EDGEPOSE_UNROLL
+        for (int k = 0; k < kCount; ++k) of_scale[k] = (of_scale[k] + flipped[k]) * 0.5f;
+      }
+      EDGEPOSE_UNROLL
+      for (int k = 0; k < kCount; ++k) total[k] += of_scale[k];
+    }
+    EDGEPOSE_UNROLL
+    for (int k = 0; k < kCount; ++k) {
+      out[k] = usable(maps.scales == 1 ? total[k] : total[k] / static_cast<float>(maps.scales));
+    }
+  }
+
   __device__ bool holds(int i) const { return i < slots_ && held_[i].at >= 0; }
 
   // Range of the plane's pixels that a rectangle of the final map reads; without bounds where one of them is
@@ -236,6 +260,35 @@ class HeldPlanes {
   }
 
  private:
+  // Of the plane of run i.
+  template <int kCount>
+  __device__ __forceinline__ void column(int i, const FinalMaps& maps, int joint, int top, int step, int last,
+                                         int x, float (&out)[kCount]) const {
+    if (!holds(i)) {
+      const PlaneSource& plane = maps.heat[i];
+      const int channel = plane.channel_of(joint, maps.flip);
+      for (int k = 0; k < kCount; ++k) out[k] = plane.sample(channel, smaller_of(top + k * step, last), x);
+      return;
+    }
+    const Held held = held_[i];
+    const float* const pool = pool_ + held.at;
+    if (held.same_size) {
+      EDGEPOSE_UNROLL
+      for (int k = 0; k < kCount; ++k) {
+        out[k] = pool[(smaller_of(top + k * step, last) - held.top) * held.stride + x - held.left];
+      }
+      return;
+    }
+    const Tap across = tap_by(held.across, x, held.width);
+    EDGEPOSE_UNROLL
+    for (int k = 0; k < kCount; ++k) {
+      const Tap down = tap_by(held.down, smaller_of(top + k * step, last), held.height);
+      out[k] = bilinear(down, across, [&](int row, int column) {
+        return pool[(row - held.top) * held.stride + (column - held.left)];
+      });
+    }
+  }
+
   // Each thread adds to its own pixels.
   __device__ void add_part(const PlaneSource& plane, int part, int channel, const Rect& r, float* to) const {
     const Maps maps = plane.parts[part];

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kSide = 16;                                      // of a tile
 constexpr int kPixels = kSide * kSide / kWarpSize;             // of a tile for each lane
+constexpr int kRowStep = kWarpSize / kSide;                    // from one of a lane's pixels to the next
 constexpr int kAcross = 2, kTiles = kTileThreads / kWarpSize;  // of a block of the survey: a warp each
 constexpr int kBlockSide = kAcross * kSide;
 constexpr int kPrepareThreads = kTileThreads, kSeekThreads = 256;
@@ -145,16 +146,15 @@ __device__ void survey(const FinalMaps& maps, const PersonsTask& task, const Sea
   if (column >= search.across || row * kSide >= maps.height) return;
   const int tile = row * search.across + column;
   const Rect own = search.tile(maps, tile);
-  const int x = own.left + lane % kSide;
-  float most = -kInfinity;
+  const int x = own.left + lane % kSide, y = own.top + lane / kSide;
+  float heat[kPixels], most = -kInfinity;
   int most_y = 0;
-  if (x < own.right) {
-    for (int y = own.top + lane / kSide; y < own.bottom; y += kWarpSize / kSide) {
-      const float heat = all.heat(maps, joint, y, x);
-      if (heat > most) {
-        most = heat;
-        most_y = y;
-      }
+  all.heat_column(maps, joint, y, kRowStep, own.bottom - 1, smaller_of(x, own.right - 1), heat);
+  EDGEPOSE_UNROLL
+  for (int i = 0; i < kPixels; ++i) {
+    if (x < own.right && y + i * kRowStep < own.bottom && heat[i] > most) {
+      most = heat[i];
+      most_y = y + i * kRowStep;
     }
   }
   const auto index = static_cast<std::uint32_t>(most_y) * static_cast<std::uint32_t>(maps.width) +
@@ -255,10 +255,10 @@ class Seeker {
     const int x = own.left + this_lane() % kSide, top = own.top + this_lane() / kSide;
     float heat[kPixels];
     bool any = false;
+    all.heat_column(maps_, joint_, top, kRowStep, own.bottom - 1, smaller_of(x, own.right - 1), heat);
     EDGEPOSE_UNROLL
     for (int i = 0; i < kPixels; ++i) {
-      const int y = top + i * (kWarpSize / kSide);
-      heat[i] = x < own.right && y < own.bottom ? all.heat(maps_, joint_, y, x) : -kInfinity;
+      if (x >= own.right || top + i * kRowStep >= own.bottom) heat[i] = -kInfinity;
       any |= heat[i] > -kInfinity && !(before && heat[i] < value_of(before));
     }
     Ranked best = before;
@@ -270,7 +270,7 @@ class Seeker {
       EDGEPOSE_UNROLL
       for (int i = 0; i < kPixels; ++i) {
         if (heat[i] == -kInfinity || (best && heat[i] < value_of(best))) continue;
-        const int y = top + i * (kWarpSize / kSide);
+        const int y = top + i * kRowStep;
         const auto index = static_cast<std::uint32_t>(y) * static_cast<std::uint32_t>(maps_.width) +
                            static_cast<std::uint32_t>(x);
         float squares = 0;
