@@ -44,6 +44,57 @@ __device__ inline Nearest nearest_of_warp(const Nearest& mine) {
   return {static_cast<PairCost>(bits), column};
 }
 
+// What lane `source` has.
+__device__ inline PairCost shuffled(PairCost value, int source) {
+  const auto high = __shfl_sync(kWholeWarp, static_cast<unsigned long long>(value >> 64), source);
+  const auto low = __shfl_sync(kWholeWarp, static_cast<unsigned long long>(value), source);
+  return static_cast<PairCost>(static_cast<unsigned __int128>(high) << 64 | low);
+}
+
+// `optimal_assignment` of the reference for no more than a warp's columns, each lane has one: from row `from`
+// on, after rows that all took the first of their nearest columns. row_at: the row of the lane's column, or
+// -1. of_row: shared, one per row, set for the rows before. Returns the row of the lane's column, or -1.
+template <class Cost>
+__device__ int assign_by_lanes(int from, int rows, int columns, int row_at, PairCost* of_row,
+                               const Cost& cost) {
+  const int lane = this_lane();
+  const bool there = lane < columns;
+  PairCost of_column = 0;
+  for (int entering = from; entering < rows; ++entering) {
+    PairCost nearest = there ? cost(entering, lane) - of_column : 0;
+    int before = -1;
+    bool settled = false;
+    Nearest here{};
+    while (true) {
+      here = nearest_of_warp({nearest, there && !settled ? lane : kNoColumn});
+      const int row = __shfl_sync(kWholeWarp, row_at, here.column);
+      if (row < 0) break;
+      settled |= lane == here.column;
+      if (!there || settled) continue;
+      const PairCost length = here.cost - of_row[row] + cost(row, lane) - of_column;
+      if (length < nearest) {
+        nearest = length;
+        before = here.column;
+      }
+    }
+    __syncwarp();  // all have read the potentials
+    if (lane == 0) of_row[entering] = here.cost;
+    if (settled) {
+      const PairCost slack = here.cost - nearest;
+      of_row[row_at] += slack;
+      of_column -= slack;
+    }
+    __syncwarp();
+    for (int column = here.column; column >= 0;) {
+      const int next = __shfl_sync(kWholeWarp, before, column);
+      const int row = next < 0 ? entering : __shfl_sync(kWholeWarp, row_at, next);
+      if (lane == column) row_at = row;
+      column = next;
+    }
+  }
+  return row_at;
+}
+
 #endif
 
 // `optimal_assignment` of the reference; `core/assignment.hpp` has the same for one thread.

@@ -1,11 +1,10 @@
 // Peaks put together to persons: one block visits the joints in order, and nothing leaves it in between.
-#include "assignment.hpp"
-#include "final_tiles.hpp"
+#include "group_by_warp.hpp"
 
 namespace edgepose::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = kGroupThreads;
 constexpr int kWarps = kThreads / kWarpSize;
 
 // What a cost is made of: the rounded distance, if it counts, and the distance in fixed point.
@@ -75,19 +74,6 @@ struct Candidates {
   int count;
 };
 
-__device__ double distance_of(const float* tag, const float* mean, int tags) {
-  if (tags == 1) {  // the root of a square is exact
-    const double apart = fabs(static_cast<double>(*tag) - static_cast<double>(*mean));
-    return apart < kMaxDistance ? apart : kMaxDistance;
-  }
-  double squares = 0;
-  for (int t = 0; t < tags; ++t) {
-    const double apart = static_cast<double>(tag[t]) - static_cast<double>(mean[t]);
-    squares += apart * apart;
-  }
-  return usable_distance(squares);
-}
-
 class Grouping {
  public:
   __device__ Grouping(const GroupTask& task, const Work& work, int* shared)
@@ -116,7 +102,8 @@ class Grouping {
     left_out = __syncthreads_or(left_out);
     for (int i = 0; i < peaks.joints; ++i) place(work_.order[i], staged);
     if (task_.scores) {
-      for (int row = thread(); row < task_.rows; row += kThreads) task_.scores[row] = mean_score(row);
+      for (int row = thread(); row < task_.rows; row += kThreads)
+        task_.scores[row] = mean_of_scores(peaks.joints, [&](int joint) { return *entry(row, joint, 2); });
     }
     if (thread() == 0) *task_.counts = {persons_, truncated_, left_out, 0};
   }
@@ -314,23 +301,6 @@ class Grouping {
                       : candidates.tags[static_cast<std::ptrdiff_t>(i) * tags_ + field - 3];
   }
 
-  // The mean of a person's joint scores, added up in numpy's order.
-  __device__ float mean_score(int person) const {
-    const int joints = task_.peaks.joints, whole = joints / 8 * 8;
-    float total = 0;
-    if (whole) {
-      float lanes[8];
-      for (int j = 0; j < 8; ++j) lanes[j] = *entry(person, j, 2);
-      for (int i = 8; i < whole; i += 8) {
-        for (int j = 0; j < 8; ++j) lanes[j] += *entry(person, i + j, 2);
-      }
-      total =
-          ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
-    }
-    for (int i = whole; i < joints; ++i) total += *entry(person, i, 2);
-    return total / static_cast<float>(joints);
-  }
-
   const GroupTask& task_;
   Work work_;
   int* shared_;  // candidates that joined; official: persons
@@ -346,6 +316,12 @@ __global__ void __launch_bounds__(kThreads) group_all(GroupTask task, bool stage
   Grouping(task, Work(task, staged, arena), &number).run(staged);
 }
 
+__global__ void __launch_bounds__(kGroupThreads) group_few(GroupTask task) {
+  EDGEPOSE_DYNAMIC_SHARED(unsigned char, shared);
+  Arena arena(shared);
+  WarpGrouping(task, WarpGroups(task, arena)).run();
+}
+
 std::size_t bytes_of(const GroupTask& task, bool staged) {
   Arena arena(nullptr);
   Work(task, staged, arena);
@@ -356,10 +332,14 @@ std::size_t bytes_of(const GroupTask& task, bool staged) {
 
 std::size_t group_scratch(const GroupTask& task) {
   const std::size_t bytes = bytes_of(task, false);
-  return bytes <= kSharedBytes ? 0 : bytes;
+  return warp_groups_bytes(task) || bytes <= kSharedBytes ? 0 : bytes;
 }
 
 void group(const GroupTask& task, void* scratch, cudaStream_t stream) {
+  if (const std::size_t few = warp_groups_bytes(task)) {
+    launch("group", group_few, dim3(1), dim3(kGroupThreads), few, stream, task);
+    return;
+  }
   const std::size_t all = bytes_of(task, true), needed = bytes_of(task, false);
   const bool staged = all <= kSharedBytes;
   const bool fits = needed <= kSharedBytes;

@@ -124,7 +124,6 @@ class PersonsTask:
         count: int,
         adjust: bool,
         refine: bool,
-        peaks: Peaks | None,
     ) -> None: ...
 
 def find_peaks_scratch(maps: FinalMaps, window: int, top: int, threshold: float) -> int: ...

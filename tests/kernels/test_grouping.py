@@ -223,6 +223,21 @@ def test_the_official_person_is_known_by_its_first_tag(ops: Kernels) -> None:
     np.testing.assert_array_equal(persons[:, :, 3], [[0, 0.5, 0.5, 0], [3, 3, 3, 0], [0, 0, 0, -0.75]])
 
 
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("most", [31, 32, 33, 70])
+def test_about_as_many_peaks_as_a_warp_has_lanes(ops: Kernels, most: int, official: bool) -> None:
+    rng = np.random.default_rng(most)
+    for top, tags in ((32, 1), (33, 1), (32, 2), (40, 2)):
+        peaks = Peaks(
+            rng.integers(0, 99, (4, top, 2), np.int32),
+            rng.choice([0.25, 0.5, 0.75], (4, top)).astype(np.float32),
+            rng.choice(np.arange(0, 20, 0.5), (4, top, tags)).astype(np.float32),
+            np.array([top - 3, top, 7, top - 1], np.int32),
+        )
+        args = (peaks, [1, 0, 3, 2], 1.5, True, False, most, official)
+        assert_same(ops.group(*args), reference.group(*args))
+
+
 @settings(max_examples=100, deadline=None)
 @given(peaks=all_peaks(), threshold=st.sampled_from([0.5, 1.0, 1e9]))
 def test_each_peak_is_a_joint_of_one_person(ops: Kernels, peaks: Peaks, threshold: float) -> None:
