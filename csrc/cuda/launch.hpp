@@ -30,7 +30,9 @@ constexpr unsigned kWholeWarp = 0xffffffffu;
 constexpr int kWarpSize = 32;
 
 inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // else the next launch would find it once more
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
 #if defined(__CUDACC__) || defined(EDGEPOSE_EMULATION)

@@ -33,6 +33,7 @@ __all__ = [
     "check_device",
     "default_threads",
     "device_network",
+    "in_order",
     "input_port",
     "sides_of",
     "wanted_outputs",
@@ -178,6 +179,15 @@ class DeviceNetwork(Protocol):
 def device_network(backend: Backend) -> DeviceNetwork | None:
     """The same backend as a network on a CUDA device, None where it is none."""
     return cast("DeviceNetwork", backend) if getattr(backend, "cuda", None) is not None else None
+
+
+def in_order(outputs: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
+    """Outputs in the order that pipelines expect: heatmaps, then tags, each by rising size.
+
+    Runtimes that do not keep the order of the file give them through this.
+    """
+    rank = {name: (name.startswith(TAGS), math.prod(item.shape[2:]), name) for name, item in outputs.items()}
+    return {name: outputs[name] for name in sorted(outputs, key=lambda name: rank[name])}
 
 
 def wanted_outputs(spec: ModelSpec, names: Sequence[str]) -> list[str]:

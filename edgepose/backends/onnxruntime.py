@@ -74,12 +74,15 @@ class OnnxRuntimeBackend:
         self._memory: str | None = None
         self._bindings: weakref.WeakSet[_Binding] = weakref.WeakSet()
         self._held: _Session | None = None
+        self._session: Any = None
         try:
-            self._session = self._open(path, device, _TENSORRT if tensorrt else _CUDA)
-            self._providers = self._session.get_providers()
-            inputs = {item.name: Port(item.type, item.shape) for item in self._session.get_inputs()}
-            outputs = {item.name: Port(item.type, item.shape) for item in self._session.get_outputs()}
+            session = self._open(path, device, _TENSORRT if tensorrt else _CUDA)
+            self._providers = session.get_providers()
+            inputs = {item.name: Port(item.type, item.shape) for item in session.get_inputs()}
+            outputs = {item.name: Port(item.type, item.shape) for item in session.get_outputs()}
             self._outputs, self.input_size = check_interface(path, self.spec, inputs, outputs)
+            # On a stream of ours `_held` alone has it, which ends before the stream does.
+            self._session = session if self._held is None else None
         except BaseException:
             self.close()
             raise
@@ -199,7 +202,8 @@ class OnnxRuntimeBackend:
         """Run the network on a batch in the form that its spec says; outputs by name."""
         # Not by IO binding: with inputs and outputs bound on the CPU it takes as long, within 1 %.
         try:
-            values = self._session.run(self._outputs, {INPUT: batch})
+            session = self._session if self._held is None else self._held.session
+            values = session.run(self._outputs, {INPUT: batch})
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise self._failed(error) from error
         return dict(zip(self._outputs, values, strict=True))

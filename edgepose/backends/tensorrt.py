@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.backends.base import INPUT, Batch, DeviceArray, check_device
+from edgepose.backends.base import INPUT, Batch, DeviceArray, check_device, in_order
 from edgepose.backends.device import Device, DeviceMemory, Held, Staging, open_device
 from edgepose.backends.engine_file import EngineBuild, Platform, check_fits, read_engine, this_system
 from edgepose.backends.interface import Port, check_interface
@@ -220,7 +220,7 @@ class TensorRtBinding(Held):
                 self._drop()
                 raise
         self.input = found.pop(INPUT)
-        self.outputs = {name: found[name] for name in outputs}
+        self.outputs = in_order({name: found[name] for name in outputs})
         super().__init__(engine.device)
 
     def _bind(

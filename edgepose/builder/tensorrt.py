@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 
 import edgepose
 from edgepose._files import write_whole
-from edgepose.backends.base import INPUT, input_port
+from edgepose.backends.base import INPUT, cache_folder, input_port
 from edgepose.backends.engine_file import COMPATIBILITIES, EngineBuild, this_system
 from edgepose.backends.tensorrt_log import import_tensorrt, quoted, tensorrt_logger, version_of
 from edgepose.errors import BackendUnavailableError, BuildError, InvalidInputError
@@ -206,12 +205,6 @@ def input_profile(
         )
     batch = options.batch or (1, 1, 8 if spec.task == "topdown" and options.dla is None else 1)
     return tuple(tuple(input_port(spec, n, size)[1]) for n, size in zip(batch, sizes, strict=True))
-
-
-def cache_folder() -> Path:
-    """Where files that can be made again are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "edgepose"
 
 
 def _typing(trt: Any, *, half: bool, quantized: bool) -> tuple[str, list[str], list[str]]:

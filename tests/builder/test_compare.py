@@ -55,7 +55,10 @@ def test_the_runtimes_of_one_file_agree(
     for names in ("tensorflow", "auto,", "auto,auto,auto"):
         with pytest.raises(SystemExit):
             main([*command, "--runtime", names])
-    assert "give one or two of auto, onnxruntime, onnxruntime-tensorrt, openvino, tensorrt" in capsys.readouterr().err
+    assert (
+        "give one or two of auto, onnxruntime, onnxruntime-tensorrt, openvino, tensorrt"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_known_difference(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ import pytest
 from tiny_models import color_model, color_spec, people_model, people_spec
 
 from edgepose import BackendUnavailableError, BuildError, InvalidInputError
+from edgepose.backends.base import cache_folder
 from edgepose.backends.engine_file import this_system
 from edgepose.backends.tensorrt_log import KEPT, quoted, tensorrt_logger
 from edgepose.builder import tensorrt
-from edgepose.builder.tensorrt import EngineOptions, build_plan, cache_folder, input_profile
+from edgepose.builder.tensorrt import EngineOptions, build_plan, input_profile
 from tests.fakes import pycuda
 from tests.fakes import tensorrt as fake
 

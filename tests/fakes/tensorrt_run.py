@@ -56,7 +56,8 @@ class ICudaEngine(Guarded):
         if problem:
             raise Misuse(problem)
         self._model, self._profiles = model, header["profiles"]
-        self._tensors = {tensor.name: tensor for tensor in [*network._inputs, *network._outputs]}
+        # As TensorRT 8.6 was seen to: outputs do not keep the order of the file.
+        self._tensors = {tensor.name: tensor for tensor in [*network._inputs, *reversed(network._outputs)]}
         self._layers = len(network._ops)
         self._level = header["hardware"]
         self._shares = header["shares"]

@@ -19,7 +19,7 @@ from edgepose.kernels.pose_maps import MapPass, PoseMaps
 from edgepose.pipeline.bottomup import Decoded, people_limit
 from edgepose.pipeline.gpu.pictures import Pictures
 from edgepose.pipeline.gpu.steps import fill_sources, put_crops, put_mirrored
-from edgepose.pipeline.gpu.work import LeastRecent, Work
+from edgepose.pipeline.gpu.work import LeastRecent, Work, told
 from edgepose.pipeline.poses import StageTimes, lap
 from edgepose.pipeline.regions import Region
 from edgepose.spec import ModelSpec
@@ -73,7 +73,7 @@ class DeviceFrames(Held):
     ) -> tuple[Decoded, tuple[int, int]]:
         """See `edgepose.pipeline.bottomup.FrameRunner`."""
         clock = time.perf_counter()
-        with self.device.use():
+        with self.device.use(), told(self.device):
             sizes = tuple(region.size for region in regions)
             plan = self._plans.get((sizes, size), lambda: self._plan(sizes, size))
             placed = self._pictures.put({0: image})
@@ -237,8 +237,8 @@ class _Plan:
     def close(self) -> None:
         """Release graph and memory."""
         self.work.close()
+        self._runs.close()  # which waits for work on the maps
         self._maps.close()
-        self._runs.close()
         self.sources.free()
         self._results.free()
 

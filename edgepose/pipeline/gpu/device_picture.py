@@ -21,7 +21,8 @@ class DevicePicture:
         chroma: address of the plane of NV12's pairs of chroma values; 0 for BGR.
         chroma_stride: bytes from one of its rows to the next.
         owner: what keeps the memory.
-        stream: handle of the stream on which the picture is being made; 0 where it is ready.
+        stream: handle of the stream on which the picture is being made; 0: the default stream, as of
+            libraries that name none.
     """
 
     shape: tuple[int, int, int]

@@ -41,8 +41,7 @@ class Pictures:
         used = 0
         for number, image in images.items():
             if isinstance(image, DevicePicture):
-                if image.stream:
-                    _cuda.synchronize(image.stream)
+                _cuda.synchronize(image.stream)
                 placed[number] = image
                 continue
             place = self._place(used, image.size)
@@ -55,11 +54,10 @@ class Pictures:
 
     def _place(self, index: int, size: int) -> Staging:
         """A place with room for so many bytes."""
-        if index == len(self._places):
-            self._places.append(self._device.staging((size,), np.uint8))
-        elif self._places[index].array.size < size:
-            self._places[index].free()
-            self._places[index] = self._device.staging((size,), np.uint8)
+        if index < len(self._places) and self._places[index].array.size < size:
+            self._places.pop(index).close()  # at once: both may not fit
+        if index == len(self._places) or self._places[index].array.size < size:
+            self._places.insert(index, self._device.staging((size,), np.uint8))
         return self._places[index]
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,14 +24,20 @@ def capture(stream: int, steps: Callable[[], None]) -> _cuda.Graph:
     Raises:
         RuntimeError: they cannot be captured.
     """
-    _cuda.begin_capture(stream)
+    collects = gc.isenabled()
+    gc.disable()  # what it frees on the device would end the capture
     try:
-        steps()
-    except BaseException:
-        with contextlib.suppress(RuntimeError):  # the failed step has ended it
-            _cuda.end_capture(stream).close()
-        raise
-    return _cuda.end_capture(stream)
+        _cuda.begin_capture(stream)
+        try:
+            steps()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # the failed step has ended it
+                _cuda.end_capture(stream).close()
+            raise
+        return _cuda.end_capture(stream)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def fill_sources(

@@ -15,7 +15,7 @@ from edgepose.kernels import _cuda
 from edgepose.kernels.cuda import CROP_SOURCE
 from edgepose.pipeline.gpu.pictures import Pictures
 from edgepose.pipeline.gpu.steps import fill_sources, put_crops, put_mirrored
-from edgepose.pipeline.gpu.work import LeastRecent, Work
+from edgepose.pipeline.gpu.work import LeastRecent, Work, told
 from edgepose.pipeline.poses import StageTimes, lap
 from edgepose.pipeline.topdown import MapJoints
 from edgepose.spec import ModelSpec
@@ -42,7 +42,8 @@ class DeviceCrops(Held):
 
     def __init__(self, network: DeviceNetwork, spec: ModelSpec, *, flip_test: bool = False) -> None:
         self._spec = spec
-        self.batch = min(network.batch_sizes[1], MAX_BATCH)
+        least, most = network.batch_sizes
+        self.batch = max(least, min(most, MAX_BATCH))
         self._network = network
         self._flip_test = flip_test
         self._stream = network.stream or network.cuda.stream()
@@ -60,7 +61,7 @@ class DeviceCrops(Held):
         """See `edgepose.pipeline.topdown.CropRunner`."""
         clock = time.perf_counter()
         count = min(max(self._network.batch_sizes[0], 1 << (len(owner) - 1).bit_length()), self.batch)
-        with self.device.use():
+        with self.device.use(), told(self.device):
             plan = self._plans.get(
                 count,
                 lambda: _Plan(self._network, self._spec, self._stream, count, flip_test=self._flip_test),

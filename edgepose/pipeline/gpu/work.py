@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
-from edgepose.backends.device import Device, Stream
+from edgepose.backends.device import Device, Held, Stream
 from edgepose.errors import BackendUnavailableError
 from edgepose.optional import first_line
 from edgepose.pipeline.gpu.steps import capture
 
-__all__ = ["LeastRecent", "Work"]
+__all__ = ["LeastRecent", "Work", "told"]
 
 _log = logging.getLogger("edgepose")
 
 
-class Work:
+class Work(Held):
     """Steps that are the same every time, on the same memory.
 
     Args:
@@ -31,16 +32,11 @@ class Work:
     def __init__(
         self, device: Device, stream: Stream, steps: Callable[[Stream], None], *, capturable: bool
     ) -> None:
-        self._device = device
         self._stream = stream
         self._steps = steps
         self._capturable = capturable and os.environ.get("EDGEPOSE_CUDA_GRAPHS", "on") != "off"
         self._graph: Any = None
-
-    @property
-    def captured(self) -> bool:
-        """Whether the steps are a CUDA graph."""
-        return self._graph is not None
+        super().__init__(device)
 
     def run(self) -> None:
         """Do the work, and wait for it.
@@ -50,20 +46,13 @@ class Work:
         environment variable ``EDGEPOSE_CUDA_GRAPHS`` is ``off``.
 
         Raises:
-            BackendUnavailableError: a step fails.
+            BackendUnavailableError, RuntimeError: a step fails, see `told`.
         """
-        try:
-            if self._graph is not None:
-                self._graph.launch(self._stream.handle)
-            else:
-                self._steps(self._stream)
-            self._stream.synchronize()
-        except BackendUnavailableError:
-            raise
-        except Exception as error:  # of the driver
-            raise BackendUnavailableError(
-                f"work on {self._device.name} failed; found {first_line(error)}; make a new estimator"
-            ) from error
+        if self._graph is not None:
+            self._graph.launch(self._stream.handle)
+        else:
+            self._steps(self._stream)
+        self._stream.synchronize()
         if self._capturable and self._graph is None:
             self._capture()
 
@@ -78,12 +67,26 @@ class Work:
                 first_line(error),
             )
 
-    def close(self) -> None:
-        """Release the graph; may be called twice."""
+    def _release(self) -> None:
         graph, self._graph = self._graph, None
         self._capturable = False
         if graph is not None:
             graph.close()
+
+
+@contextmanager
+def told(device: Device) -> Iterator[None]:
+    """In the block, what the CUDA kernels raise becomes an error of this package with a remedy."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, BackendUnavailableError):
+            raise
+        found = first_line(error)
+        remedy = "start the program again"
+        if "out of memory" in found:
+            remedy = "use a smaller batch or model, or close what else uses the device"
+        raise BackendUnavailableError(f"work on {device.name} failed; found {found}; {remedy}") from error
 
 
 class Closable(Protocol):
