@@ -92,8 +92,9 @@ GroupTask group_task(const Peaks& peaks, int limit, int left_out_from, Address j
 }
 
 PersonsTask persons_task(Address persons, int rows, int joints, int stride, Address count, bool adjust,
-                         bool refine) {
-  return {at<float>(persons), rows, joints, stride, at<const std::int32_t>(count), adjust, refine};
+                         bool refine, const Peaks* peaks) {
+  return {at<float>(persons),      rows, joints, stride, at<const std::int32_t>(count), adjust, refine,
+          peaks ? *peaks : Peaks{}};
 }
 
 }  // namespace
@@ -115,7 +116,7 @@ void define_cuda_pose_maps(py::module_& m) {
            py::arg("scores"), py::arg("rows"), py::arg("counts"));
   py::class_<PersonsTask>(m, "PersonsTask")
       .def(py::init(&persons_task), py::arg("persons"), py::arg("rows"), py::arg("joints"), py::arg("stride"),
-           py::arg("count"), py::arg("adjust"), py::arg("refine"));
+           py::arg("count"), py::arg("adjust"), py::arg("refine"), py::arg("peaks").none(true));
   m.def(
       "find_peaks_scratch",
       [](const FinalMaps& maps, int window, int top, double threshold) {

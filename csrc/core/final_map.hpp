@@ -29,11 +29,8 @@ struct Tap {
   float weight0, weight1;
 };
 
-EDGEPOSE_HD inline float tap_scale(int from, int to) {
-  return static_cast<float>(from) / static_cast<float>(to);
-}
-
-EDGEPOSE_HD inline Tap tap_by(float scale, int i, int from) {
+EDGEPOSE_HD inline Tap tap_at(int i, int from, int to) {
+  const float scale = static_cast<float>(from) / static_cast<float>(to);
   const float shifted = (static_cast<float>(i) + 0.5f) * scale - 0.5f;
   const float source = shifted > 0 ? shifted : 0;
   const int whole = static_cast<int>(source);
@@ -42,8 +39,6 @@ EDGEPOSE_HD inline Tap tap_by(float scale, int i, int from) {
   const float weight = offset < 1 ? offset : 1;
   return {first, first < from - 1 ? first + 1 : first, 1 - weight, weight};
 }
-
-EDGEPOSE_HD inline Tap tap_at(int i, int from, int to) { return tap_by(tap_scale(from, to), i, from); }
 
 // `value(y, x)` between the taps of rows and of columns.
 template <class Value>

@@ -47,8 +47,10 @@ __global__ void __launch_bounds__(kTileThreads)
   if (thread == 0) found = 0;
   const Rect read{larger_of(own.top - w.radius, 0), smaller_of(own.bottom + w.radius, maps.height),
                   larger_of(own.left - w.radius, 0), smaller_of(own.right + w.radius, maps.width)};
-  HeldPlanes heat(held, maps.runs, planes, w.room, thread, kTileThreads);
-  for (int i = 0; i < maps.runs; ++i) heat.hold(i, maps.heat[i], maps, joint, read);
+  HeldPlanes heat(held, planes, w.room);
+  for (int i = 0; i < maps.runs; ++i) {
+    heat.hold(i, maps.heat[i], maps.heat[i].channel_of(joint, maps.flip), read);
+  }
   __syncthreads();
   for (int p = thread; p < stride * stride; p += kTileThreads) {
     const int y = own.top - w.radius + p / stride, x = own.left - w.radius + p % stride;

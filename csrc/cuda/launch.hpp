@@ -6,14 +6,12 @@
 #include <stdexcept>
 #include <string>
 
-// Shared memory whose size the launch says, at the start of a kernel; loops that the compiler is to unroll.
+// Shared memory whose size the launch says, at the start of a kernel.
 #ifdef __CUDACC__
-#define EDGEPOSE_UNROLL _Pragma("unroll")
 #define EDGEPOSE_DYNAMIC_SHARED(Type, name)                        \
   extern __shared__ __align__(16) unsigned char edgepose_shared[]; \
   Type* const name = reinterpret_cast<Type*>(edgepose_shared)
 #else
-#define EDGEPOSE_UNROLL
 #define EDGEPOSE_DYNAMIC_SHARED(Type, name) Type* const name = static_cast<Type*>(emulation::dynamic_shared())
 #endif
 

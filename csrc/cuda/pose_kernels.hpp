@@ -58,6 +58,8 @@ struct PersonsTask {
   int rows, joints, stride;
   const std::int32_t* count;
   bool adjust, refine;
+  // Peaks of the same maps, or none: they make `refine` faster, and change nothing.
+  Peaks peaks;
 };
 
 std::size_t settle_scratch(const FinalMaps& maps, const PersonsTask& task);

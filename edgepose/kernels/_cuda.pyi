@@ -124,6 +124,7 @@ class PersonsTask:
         count: int,
         adjust: bool,
         refine: bool,
+        peaks: Peaks | None,
     ) -> None: ...
 
 def find_peaks_scratch(maps: FinalMaps, window: int, top: int, threshold: float) -> int: ...

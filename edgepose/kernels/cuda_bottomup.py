@@ -219,7 +219,7 @@ class PoseMapsOnDevice:
             rows=rows,
             counts=self.result,
         )
-        self._settling = _cuda.PersonsTask(persons, rows, k, 3 + t, self.result, adjust, refine)
+        self._settling = _cuda.PersonsTask(persons, rows, k, 3 + t, self.result, adjust, refine, self._peaks)
         self._settles = adjust or refine
         self._scratch = self._room(
             max(
@@ -382,7 +382,7 @@ def _settled(maps: PoseMaps, persons: Any, *, adjust: bool) -> Any:
         final, _kept = _described(maps, call.put, call.put_host)
         given, count = call.put(persons), call.put_host(np.array([rows], np.int32))
         to = call.result(None, persons.shape)
-        task = _cuda.PersonsTask(to, rows, k, stride, count, adjust, not adjust)
+        task = _cuda.PersonsTask(to, rows, k, stride, count, adjust, not adjust, None)
         _cuda.copy_within(to, given, 4 * rows * k * stride, STREAM)
         _cuda.settle(final, task, call.room(_cuda.settle_scratch(final, task)), STREAM)
         (found,) = call.finish()
