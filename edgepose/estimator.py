@@ -149,7 +149,8 @@ class Estimator:
             keypoint similarity, from 0 to 1; None: keep all.
         threads: CPU threads of the network; None for all that this process may use.
         kernels: ``"auto"`` (the fastest that is there, or what the environment variable
-            ``EDGEPOSE_KERNELS`` says), ``"native"``, ``"numba"`` or ``"numpy"``.
+            ``EDGEPOSE_KERNELS`` says), ``"native"``, ``"numba"``, ``"numpy"`` or ``"cuda"``. Around a network
+            on CUDA ``"auto"`` is ``"cuda"`` where that serves: then the whole frame stays on the GPU.
 
     Raises:
         ModelNotFoundError: there is no such model.
@@ -304,7 +305,10 @@ class Estimator:
         """Estimate the poses in a picture, or in a list of pictures by batched runs of the network.
 
         Args:
-            image: path, BGR uint8 array (H, W, 3), `Frame`, or a list of these.
+            image: path, BGR uint8 array (H, W, 3), `Frame`, or a list of these. Where the whole frame runs on
+                the GPU (``info.backend["pipeline"]``) also an array in its memory, an object with
+                ``__cuda_array_interface__``: uint8, (H, W, 3) BGR, or (H * 3 / 2, W) NV12 of limited range
+                BT.601 with even H and W.
             boxes: for a top-down model, person boxes, (n, 4) xyxy in pixels or (n, 5) with a score from
                 0 to 1; for a list of pictures a list of these, None where the detector or the whole
                 picture shall serve.
