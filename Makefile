@@ -30,7 +30,7 @@ SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-
 # The packaged photo shows half of a person; its box says where the whole one would be.
 BOXES := $(if $(filter $(SAMPLE).jpg,$(SOURCE)),--boxes $(SAMPLE).json)
 
-.PHONY: help demo test test-slow test-matrix test-tensorrt smoke lint cuda bench readme clean
+.PHONY: help demo test test-slow test-matrix test-tensorrt smoke lint cuda gpu bench readme clean
 .DELETE_ON_ERROR:
 
 help:  ## list the tasks
@@ -71,6 +71,13 @@ cuda: $(VENV)/.test  ## compile the CUDA kernels for all architectures, warnings
 	$(BIN)/cmake -S . -B build/cuda -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
 	  -DEDGEPOSE_CUDA=ON -DEDGEPOSE_DEV=ON $(if $(NVCC),-DCMAKE_CUDA_COMPILER=$(NVCC))
 	$(BIN)/cmake --build build/cuda --target _cuda
+
+gpu: $(VENV)/.test  ## on an NVIDIA GPU: build the kernels for it, test them, and once more under compute-sanitizer
+	EDGEPOSE_CUDA=on CMAKE_ARGS=-DEDGEPOSE_CUDA_ARCHITECTURES=native $(PIP) install --quiet --editable .
+	$(BIN)/python -m pytest tests/kernels -k cuda $(PYTEST)
+	for tool in memcheck racecheck initcheck synccheck; do \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python tests/kernels/every_kernel.py || exit 1; \
+	done
 
 bench: $(VENV)/.test  ## measure, and write docs/performance.md
 	$(BIN)/python benchmarks/report.py

@@ -16,7 +16,12 @@ using Group = Strip<T, kGroup>;
 // Groups that a thread loads at once; a block has as many threads as a map needs. So many blocks of the
 // largest size share a processor, which limits the registers: a batch of 64 crops is under way whole.
 constexpr int kHeld = 6;
-constexpr int kMaxMapThreads = 384, kMaxMapWarps = kMaxMapThreads / kWarpSize, kMapBlocks = 3;
+constexpr int kMaxMapThreads = 384, kMaxMapWarps = kMaxMapThreads / kWarpSize;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kMapBlocks = 2;  // Turing has room for 1024 threads
+#else
+constexpr int kMapBlocks = 3;
+#endif
 
 template <class T>
 __device__ T lowest();

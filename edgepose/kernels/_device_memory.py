@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import weakref
@@ -61,6 +62,8 @@ _pool = _Pool()
 class DeviceArray:
     """A packed array in device memory, which goes back for reuse with the object, or by `free`.
 
+    Those that are not `pooled` have memory of their own, on the device that is current.
+
     Any library that reads ``__cuda_array_interface__`` takes it; no work on it is pending.
 
     Attributes:
@@ -68,16 +71,22 @@ class DeviceArray:
         pointer: its device address.
     """
 
-    def __init__(self, shape: Sequence[int], dtype: DTypeLike = np.float32) -> None:
+    def __init__(self, shape: Sequence[int], dtype: DTypeLike = np.float32, *, pooled: bool = True) -> None:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
-        self.pointer = _pool.take(self.nbytes)
-        self._release = weakref.finalize(self, _pool.give, self.nbytes, self.pointer)
+        if pooled:
+            self.pointer = _pool.take(self.nbytes)
+            give = functools.partial(_pool.give, self.nbytes, self.pointer)
+        else:  # on the device that is current, and back to it with the array
+            self.pointer = _cuda.allocate(max(self.nbytes, 1))
+            give = functools.partial(_cuda.free, self.pointer)
+        self._release = weakref.finalize(self, give)
+        self._release.atexit = pooled  # of the others the device may be gone before
 
     @classmethod
-    def of(cls, array: NDArray[Any]) -> DeviceArray:
+    def of(cls, array: NDArray[Any], *, pooled: bool = True) -> DeviceArray:
         """A copy of a numpy array."""
         packed = np.require(array, requirements=["C", "A"])
-        made = cls(packed.shape, packed.dtype)
+        made = cls(packed.shape, packed.dtype, pooled=pooled)
         _cuda.copy_in(made.pointer, packed.ctypes.data, packed.nbytes, STREAM)
         _cuda.synchronize(STREAM)
         return made

@@ -230,11 +230,11 @@ class PoseMapsOnDevice:
         )
 
     def _put(self, array: NDArray[Any]) -> int:
-        self._memory.append(DeviceArray.of(array))
+        self._memory.append(DeviceArray.of(array, pooled=False))
         return self._memory[-1].pointer
 
     def _room(self, size: int) -> int:
-        self._memory.append(DeviceArray((size,), np.uint8))
+        self._memory.append(DeviceArray((size,), np.uint8, pooled=False))
         return self._memory[-1].pointer
 
     def run(self, stream: int) -> None:

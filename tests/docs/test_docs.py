@@ -27,7 +27,10 @@ from tests.fakes import pycuda, tensorrt
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = (README, ROOT / "docs" / "guide.md", ROOT / "docs" / "file-format.md")
-LINKED = (*PAGES, *(ROOT / "docs" / f"{name}.md" for name in ("training", "performance", "performance-gpu", "jetson")))
+LINKED = (
+    *PAGES,
+    *(ROOT / "docs" / f"{name}.md" for name in ("training", "performance", "performance-gpu", "jetson")),
+)
 
 
 class Block(NamedTuple):
