@@ -25,6 +25,7 @@ from edgepose._inputs import (
     to_frame,
 )
 from edgepose.backends import device_network, open_backend, read_model_spec
+from edgepose.backends.base import sides_of
 from edgepose.detectors import Detector, PersonFinder, detect
 from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelNotFoundError
 from edgepose.oks import oks_nms
@@ -369,8 +370,12 @@ class Estimator:
         return results()
 
     def warmup(self, runs: int = 2) -> None:
-        """Run on an empty picture, so that the first real call is as fast as the later ones."""
-        height, width = self.info.spec.input_size
+        """Run on an empty picture, so that the first real call is as fast as the later ones.
+
+        Of a bottom-up model that takes any size, and of a CUDA graph for several boxes, that is so only for
+        the size that is run here: the model's own, or the usual one of an engine.
+        """
+        height, width = _usual_size(self.info.spec)
         picture = np.zeros((height, width, 3), np.uint8)
         box = None if self._top_down is None else np.array([[0, 0, width, height]], np.float32)
         for _ in range(runs):
@@ -534,6 +539,16 @@ class Estimator:
             check_places(boxes, image.shape[:2], name)
             return PersonBoxes(boxes, scores, self.info.spec.padding)
         return PersonBoxes.of_picture(image) if self._detector is None else None
+
+
+def _usual_size(spec: ModelSpec) -> tuple[int, int]:
+    """(height, width) of pictures that a model is made for; of an engine, of those it is fastest with."""
+    engine = spec.provenance.get("engine")
+    profile = engine.get("profile") if isinstance(engine, dict) else None
+    if spec.task == "bottomup" and isinstance(profile, dict):
+        height, width = profile["opt"][sides_of(spec)]
+        return height, width
+    return spec.input_size
 
 
 def _with_own_finder(

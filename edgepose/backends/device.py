@@ -86,6 +86,7 @@ class Device:
             self._maps_host = bool(device.get_attribute(attribute.CAN_MAP_HOST_MEMORY))
             # Kept for good: pycuda tells allocations of one primary context by this very object.
             self._context = device.retain_primary_context()
+        self._capturing = threading.RLock()
 
     @contextmanager
     def use(self) -> Iterator[None]:
@@ -122,13 +123,19 @@ class Device:
         """
         return Staging(self, shape, np.dtype(dtype))
 
+    @contextmanager
+    def capturing(self) -> Iterator[None]:
+        """In the block a stream may be captured: `synchronize` in other threads, which would end that, waits."""
+        with self._capturing:
+            yield
+
     def synchronize(self) -> None:
         """Wait for all work of the process on this device.
 
         Raises:
             BackendUnavailableError: some of it failed.
         """
-        with self._working():
+        with self._capturing, self._working():
             self._cuda.Context.synchronize()
 
     @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -435,6 +436,40 @@ def test_without_cuda_kernels_the_rest_runs_on_the_cpu(
         assert len(estimator(PICTURE)) == 1
     with pytest.raises(BackendUnavailableError, match="the cuda kernels cannot serve"):
         Estimator(engine, kernels="cuda")
+
+
+def test_warming_up_with_the_sizes_that_an_engine_takes(gpus: Any, tmp_path: Path) -> None:
+    gpu = gpus()
+    wide = gpu.engine(people_model(tmp_path / "a.onnx"), sides=((128, 192), (128, 256)))
+    for engine in (wide, gpu.engine(color_model(tmp_path / "b.onnx"))):
+        with Estimator(engine) as whole:
+            whole.warmup()
+            assert len(gpu.control.runs) >= 2  # as it is, and into a graph
+            gpu.control.runs.clear()
+
+
+def test_a_device_is_not_waited_for_while_a_stream_is_captured(
+    gpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgepose.backends.device import open_device
+    from edgepose.pipeline.gpu import steps
+
+    gpu = gpus()
+    done: list[str] = []
+    others: list[threading.Thread] = []
+
+    def capture(stream: int, work: Callable[[], None]) -> Any:
+        others.append(threading.Thread(target=lambda: (open_device(0).synchronize(), done.append("waited"))))
+        others[0].start()
+        others[0].join(0.2)
+        assert done == []
+        return steps.capture(stream, work)
+
+    monkeypatch.setattr("edgepose.pipeline.gpu.work.capture", capture)
+    with Estimator(gpu.engine(color_model(tmp_path / "a.onnx"))) as whole:
+        whole(PICTURE)
+        others[0].join(10)
+        assert done == ["waited"]
 
 
 def test_closing_in_any_order(gpus: Any, tmp_path: Path) -> None:

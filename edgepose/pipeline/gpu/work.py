@@ -59,7 +59,8 @@ class Work(Held):
     def _capture(self) -> None:
         self._capturable = False
         try:
-            self._graph = capture(self._stream.handle, lambda: self._steps(self._stream))
+            with self.device.capturing():
+                self._graph = capture(self._stream.handle, lambda: self._steps(self._stream))
         except Exception as error:  # any step may refuse to be captured
             _log.warning(
                 "the steps around the network run one by one, slower, as no CUDA graph could be made of "
