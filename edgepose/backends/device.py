@@ -125,7 +125,7 @@ class Device:
 
     @contextmanager
     def capturing(self) -> Iterator[None]:
-        """In the block a stream may be captured: `synchronize` in other threads, which would end that, waits."""
+        """In the block a stream may be captured: other threads that `synchronize`, which ends that, wait."""
         with self._capturing:
             yield
 
