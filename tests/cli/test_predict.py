@@ -374,6 +374,8 @@ class TestAsACommand:
             stderr=subprocess.PIPE,
             text=True,
             env=environment,
+            # A shell's job in the background ignores the signal, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         part = Path("out.json.part")
         deadline = time.monotonic() + 30
