@@ -233,8 +233,8 @@ class Estimator:
         spec, options = self._backend.spec, self._options
         detector = options["detector"]
         network = device_network(self._backend)
-        around = {} if network is None else {"pipeline": lacking(kernels) or "whole on the GPU"}
-        self._gpu = network if around.get("pipeline") == "whole on the GPU" else None
+        reason = "" if network is None else lacking(kernels)
+        self._gpu = None if reason else network
         implementation = kernel_ops.get("cuda" if self._gpu else kernels)
         if spec.task == "topdown":
             for name, default in (("scales", (1.0,)), ("refine", None), ("official_grouping", False)):
@@ -269,7 +269,9 @@ class Estimator:
         threshold = options["score_threshold"]
         default_threshold = SCORE_THRESHOLD["bottomup" if finds else "topdown"]
         self._score_threshold = default_threshold if threshold is None else threshold
-        backend = {**self._backend.describe(), **around}
+        backend = self._backend.describe()
+        if network is not None:
+            backend["pipeline"] = reason or "whole on the GPU"
         self._info = EstimatorInfo(self._path, spec, backend, implementation.status())
 
     def _open_detector(self, detector: Any) -> Detector | PersonFinder | None:

@@ -14,21 +14,13 @@
 
 #include "../cuda/device_kernels.hpp"
 #include "../cuda/launch.hpp"
+#include "addresses.hpp"
 #include "cuda_pose_maps.hpp"
 
 namespace edgepose::bindings {
 namespace {
 
 namespace py = pybind11;
-
-using Address = std::uintptr_t;
-
-cudaStream_t stream_of(Address handle) { return reinterpret_cast<cudaStream_t>(handle); }
-
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
 
 Maps maps_at(Address maps, bool half, std::size_t count, int height, int width) {
   return {at<const void>(maps), half, count, height, width};

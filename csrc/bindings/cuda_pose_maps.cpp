@@ -6,24 +6,17 @@
 
 #include "../cuda/launch.hpp"
 #include "../cuda/pose_kernels.hpp"
+#include "addresses.hpp"
 
 namespace edgepose::bindings {
 namespace {
 
 namespace py = pybind11;
 
-using Address = std::uintptr_t;
 using cuda::FinalMaps;
 using cuda::GroupTask;
 using cuda::PersonsTask;
 using cuda::PlaneSource;
-
-cudaStream_t stream_of(Address handle) { return reinterpret_cast<cudaStream_t>(handle); }
-
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
 
 // Adds where the fields of the structs lie that Python fills in.
 void add_layouts(py::dict layouts) {

@@ -35,6 +35,7 @@ __all__ = [
     "device_network",
     "in_order",
     "input_port",
+    "padded_batch",
     "sides_of",
     "wanted_outputs",
 ]
@@ -179,6 +180,11 @@ class DeviceNetwork(Protocol):
 def device_network(backend: Backend) -> DeviceNetwork | None:
     """The same backend as a network on a CUDA device, None where it is none."""
     return cast("DeviceNetwork", backend) if getattr(backend, "cuda", None) is not None else None
+
+
+def padded_batch(count: int, least: int, most: int) -> int:
+    """Pictures of a run for `count`, at most `most`: a power of two within bounds, so that few are in use."""
+    return min(max(least, 1 << (count - 1).bit_length()), most)
 
 
 def in_order(outputs: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:

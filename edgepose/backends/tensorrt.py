@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.backends.base import INPUT, Batch, DeviceArray, check_device, in_order
+from edgepose.backends.base import INPUT, Batch, DeviceArray, check_device, in_order, padded_batch
 from edgepose.backends.device import Device, DeviceMemory, Held, Staging, open_device
 from edgepose.backends.engine_file import EngineBuild, Platform, check_fits, read_engine, this_system
 from edgepose.backends.interface import Port, check_interface
@@ -329,7 +329,7 @@ class _Lane:
         results: dict[str, NDArray[np.floating]] = {}
         for start in range(0, len(batch), greatest):
             part = batch[start : start + greatest]
-            size = min(max(least, 1 << (len(part) - 1).bit_length()), greatest)
+            size = padded_batch(len(part), least, greatest)
             with self._lock:
                 backend._opened()
                 for name, values in self._run(backend, (size, *batch.shape[1:]), part).items():

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.backends.base import HEATMAPS, TAGS, Binding, DeviceArray, DeviceNetwork, input_port
-from edgepose.backends.device import Held, Stream
+from edgepose.backends.device import Stream
 from edgepose.kernels import _cuda
 from edgepose.kernels.cuda import CROP_SOURCE
 from edgepose.kernels.cuda_bottomup import PoseMapsOnDevice
 from edgepose.kernels.pose_maps import MapPass, PoseMaps
 from edgepose.pipeline.bottomup import Decoded, people_limit
-from edgepose.pipeline.gpu.pictures import Pictures
+from edgepose.pipeline.gpu.runner import Runner
 from edgepose.pipeline.gpu.steps import fill_sources, put_crops, put_mirrored
-from edgepose.pipeline.gpu.work import LeastRecent, Work, told
+from edgepose.pipeline.gpu.work import Work, told
 from edgepose.pipeline.poses import StageTimes, lap
 from edgepose.pipeline.regions import Region
 from edgepose.spec import ModelSpec
@@ -30,7 +30,7 @@ MAX_PLANS = 4
 """Picture sizes whose memory and graphs are kept."""
 
 
-class DeviceFrames(Held):
+class DeviceFrames(Runner["_Plan"]):
     """A `edgepose.pipeline.bottomup.FrameRunner` that runs whole on the GPU. One call at a time.
 
     Args:
@@ -52,17 +52,13 @@ class DeviceFrames(Held):
         official: bool = False,
         max_persons: int | None = None,
     ) -> None:
-        self._network = network
         self._spec = spec
         self._tagged = [len(scales) == 1 or scale == 1 for scale in scales]
         self._flip_test = flip_test
         self._refine = refine
         self._official = official
         self._max_persons = max_persons
-        self._stream = network.stream or network.cuda.stream()
-        self._pictures = Pictures(network.cuda, self._stream)
-        self._plans: LeastRecent[_Plan] = LeastRecent(MAX_PLANS)
-        super().__init__(network.cuda)
+        super().__init__(network, MAX_PLANS)
 
     def __call__(
         self,
@@ -110,12 +106,6 @@ class DeviceFrames(Held):
             runs.close()
             raise
         return _Plan(self._network, self._stream, runs, maps, size)
-
-    def _release(self) -> None:
-        self._plans.close()
-        self._pictures.close()
-        if self._network.stream is None:
-            self._stream.close()
 
 
 class _Runs:

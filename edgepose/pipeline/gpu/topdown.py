@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.backends.base import HEATMAPS, DeviceArray, DeviceNetwork, input_port
-from edgepose.backends.device import Held, Stream
+from edgepose.backends.base import HEATMAPS, DeviceArray, DeviceNetwork, input_port, padded_batch
+from edgepose.backends.device import Stream
 from edgepose.kernels import _cuda
 from edgepose.kernels.cuda import CROP_SOURCE
-from edgepose.pipeline.gpu.pictures import Pictures
+from edgepose.pipeline.gpu.runner import Runner
 from edgepose.pipeline.gpu.steps import fill_sources, put_crops, put_mirrored
-from edgepose.pipeline.gpu.work import LeastRecent, Work, told
+from edgepose.pipeline.gpu.work import Work, told
 from edgepose.pipeline.poses import StageTimes, lap
 from edgepose.pipeline.topdown import MapJoints
 from edgepose.spec import ModelSpec
@@ -28,7 +28,7 @@ MAX_PLANS = 8
 """Batch sizes whose memory and graphs are kept: all powers of two up to `MAX_BATCH`, and one between."""
 
 
-class DeviceCrops(Held):
+class DeviceCrops(Runner["_Plan"]):
     """A `edgepose.pipeline.topdown.CropRunner` that runs whole on the GPU. One call at a time.
 
     Batches are run in sizes of powers of two, so that few sizes have to be prepared; what fills them up
@@ -44,12 +44,8 @@ class DeviceCrops(Held):
         self._spec = spec
         least, most = network.batch_sizes
         self.batch = max(least, min(most, MAX_BATCH))
-        self._network = network
         self._flip_test = flip_test
-        self._stream = network.stream or network.cuda.stream()
-        self._pictures = Pictures(network.cuda, self._stream)
-        self._plans: LeastRecent[_Plan] = LeastRecent(MAX_PLANS)
-        super().__init__(network.cuda)
+        super().__init__(network, MAX_PLANS)
 
     def __call__(
         self,
@@ -60,7 +56,7 @@ class DeviceCrops(Held):
     ) -> MapJoints:
         """See `edgepose.pipeline.topdown.CropRunner`."""
         clock = time.perf_counter()
-        count = min(max(self._network.batch_sizes[0], 1 << (len(owner) - 1).bit_length()), self.batch)
+        count = padded_batch(len(owner), self._network.batch_sizes[0], self.batch)
         with self.device.use(), told(self.device):
             plan = self._plans.get(
                 count,
@@ -74,12 +70,6 @@ class DeviceCrops(Held):
         joints = plan.joints(len(owner))
         lap(times, "postprocess", clock)
         return joints
-
-    def _release(self) -> None:
-        self._plans.close()
-        self._pictures.close()
-        if self._network.stream is None:
-            self._stream.close()
 
 
 class _Plan:

@@ -14,7 +14,7 @@ from edgepose.errors import BackendUnavailableError
 from edgepose.optional import first_line
 from edgepose.pipeline.gpu.steps import capture
 
-__all__ = ["LeastRecent", "Work", "told"]
+__all__ = ["Closable", "LeastRecent", "Work", "told"]
 
 _log = logging.getLogger("edgepose")
 
