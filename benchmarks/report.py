@@ -45,6 +45,7 @@ HEAD = """# Performance
 
 Written by `make bench` on {date}; do not edit. Absolute times belong to the machine that is named with
 each table; the contestants of a table took turns in one run, so what carries over is their ratios.
+Figures of a GPU stand in [performance on a GPU](performance-gpu.md).
 """
 
 
