@@ -26,16 +26,21 @@ DATA_VARIABLE = "EDGEPOSE_DATA"
 
 @dataclass
 class DataConfig:
-    """What is trained on: people of Leeds Sports Pose, or, bottom-up, pictures in COCO's format."""
+    """What is trained on: people of a data set, or, bottom-up, pictures in COCO's format.
+
+    Paths are from ``root`` on.
+    """
 
     root: str = field(default_factory=lambda: os.environ.get(DATA_VARIABLE) or "data")
     """Folder with the data sets; the environment variable EDGEPOSE_DATA, else ``data``."""
+    people: str = "lsp"
+    """Top-down: ``lsp``, ``mpii`` or ``coco``; the last two have an annotation file for each part."""
     lsp: bool = True
     lspet: bool = True
     validation: int = 400
     """The last people of LSPet, left out of training to choose the best checkpoint by."""
     train_annotations: str | None = None
-    """Bottom-up: COCO or CrowdPose file of people of ``skeleton``, from ``root`` on."""
+    """File of MPII, COCO or, bottom-up, CrowdPose too, with people of ``skeleton``."""
     train_images: str | None = None
     skeleton: str | None = None
     """Bottom-up: the pictures' joints, mapped to ``skeleton`` by name; none: they are the same."""
@@ -45,8 +50,12 @@ class DataConfig:
     """Bottom-up: train on mosaics of the people of Leeds Sports Pose too; the shares of mosaics of 1 x 1,
     2 x 2, ... people. The checkpoint is then chosen by mosaics of the people held out."""
     validation_annotations: str | None = None
-    """Bottom-up: the pictures to choose the best checkpoint by."""
+    """The people or pictures to choose the best checkpoint by, and to evaluate on."""
     validation_images: str | None = None
+    detections: str | None = None
+    """Top-down COCO: file of a detector's boxes to evaluate with; none: the annotated boxes."""
+    unlabelled: str | None = None
+    """FPD: folder of pictures without annotations, from which the student learns what the teacher says."""
     ids: list[int] = field(default_factory=list)
     """Bottom-up: take these pictures alone of both files, which must have them; none: all."""
     limit: int | None = None
@@ -76,12 +85,40 @@ class AugmentConfig:
 
 @dataclass
 class LossConfig:
-    """Factors of the bottom-up losses; ``grouping`` is ``exp`` or ``max``."""
+    """Factors of the losses; ``grouping`` is ``exp`` or ``max``; ``hard_joints`` is of top-down networks alone."""
 
     heatmap: float = 1.0
     push: float = 1e-3
     pull: float = 1e-3
     grouping: str = "exp"
+    hard_joints: int = 0
+    """Online hard keypoint mining: a person's joints of largest error that count alone; 0: all count."""
+
+
+@dataclass
+class DistillConfig:
+    """How a top-down network is distilled; the fields after ``method`` are of one method each."""
+
+    method: str | None = None
+    """``fpd``, from a teacher; ``okdhp``, from the ensemble of the branches of an `okdhp` network."""
+    teacher: str | None = None
+    """FPD: the teacher's checkpoint; none: the best of the run that ``teacher_config`` describes."""
+    teacher_config: str | None = None
+    """FPD: the teacher's configuration, from the folder of this one on."""
+    alpha: float = 0.5
+    """FPD: weight of the teacher's heatmaps; the annotation has the rest."""
+    masked: bool = True
+    """FPD: learn nothing about joints that are not labelled, as released; false: all the teacher says."""
+    kd_weight: float = 2.0
+    """OKDHP: weight of the pixel-wise divergence from the ensemble."""
+    ensemble_weight: float = 1.0
+    """OKDHP: weight of the ensemble's own error."""
+    ramp_up: int = 90
+    """OKDHP: epochs over which ``kd_weight`` grows to its value; 0: it has it at once."""
+    temperature: float = 1.0
+    """OKDHP: of the softmax over pixels."""
+    detach: bool = False
+    """OKDHP: the divergence teaches the branches alone; released: it draws the ensemble to them too."""
 
 
 @dataclass
@@ -143,9 +180,13 @@ class TrainConfig:
     scale_aware: bool = False
     """Bottom-up: ``sigma`` is that of a person of 256 input pixels and grows with it."""
     losses: LossConfig = field(default_factory=LossConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: int = 150
+    """Of each stage."""
+    stages: int = 1
+    """LPN's iterative training: each stage starts from the best of the one before with a fresh schedule."""
     batch_size: int = 32
     """Of each process."""
     precision: str = "32-true"
@@ -204,24 +245,27 @@ _CHOICES = {
     "data.skeleton": (None, *SKELETONS),
     "color": ("rgb", "bgr"),
     "coordinates": ("udp", "legacy"),
-    "init": ("normal", "kaiming"),
+    "init": ("normal", "kaiming", "default"),
     "precision": ("32-true", "bf16-mixed", "16-mixed"),
     "optimizer.name": ("adam", "adamw"),
+    "data.people": ("lsp", "mpii", "coco"),
     "losses.grouping": ("exp", "max"),
+    "distill.method": (None, "fpd", "okdhp"),
     "augment.side": ("short", "long"),
     "decoder.name": ("soft_argmax", "argmax"),
     "decoder.refine": (None, "quarter", "taylor"),
 }
 _RANGES = {
     "padding": (0, math.inf), "sigma": (0, math.inf), "optimizer.lr": (0, math.inf),
-    "decoder.beta": (0, math.inf),
+    "decoder.beta": (0, math.inf), "distill.temperature": (0, math.inf),
 }  # fmt: skip
 _SHARES = (
     "augment.rotation_probability", "augment.flip", "augment.half_body", "augment.scale", "augment.color",
-    "optimizer.warmup", "ema",
+    "optimizer.warmup", "ema", "distill.alpha",
 )  # fmt: skip
 _COUNTS = {"data.validation": 1, "data.limit": 1, "data.workers": 0, "epochs": 1, "batch_size": 1,
-           "data.repeat": 1, "evaluate_every": 1, "seed": 0}  # fmt: skip
+           "data.repeat": 1, "evaluate_every": 1, "seed": 0,
+           "stages": 1, "losses.hard_joints": 0, "distill.ramp_up": 0}  # fmt: skip
 
 
 def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
@@ -252,9 +296,24 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
         square = sides[0] == sides[1] and sides[0] % 32 == 0
         check(square, "input_size", "a square of a multiple of 32 for a bottom-up network")
         check(config.coordinates == "legacy", "coordinates", "legacy for a bottom-up network")
+        check(config.distill.method is None, "distill.method", "none for a bottom-up network")
+    if config.data.people != "lsp" and config.task == "topdown":
+        for part in ("train", "validation"):
+            for kind in ("annotations", "images"):
+                check(value(f"data.{part}_{kind}") is not None, f"data.{part}_{kind}", "a path")
+    if config.distill.method == "fpd":
+        known = config.distill.teacher_config is not None
+        check(known, "distill.teacher_config", "the teacher's configuration, which says what network it is")
+    check(
+        (config.distill.method == "okdhp") == (config.model == "okdhp"),
+        "distill.method",
+        "okdhp for the network okdhp, and for no other",
+    )
     unknown = sorted(set(config.grouping) - {entry.name for entry in fields(Grouping)})
     check(not unknown, "grouping", "fields of edgepose.spec.Grouping alone")
-    for name in ("losses.heatmap", "losses.push", "losses.pull"):
+    for name in (
+        "losses.heatmap", "losses.push", "losses.pull", "distill.kd_weight", "distill.ensemble_weight"
+    ):  # fmt: skip
         check(0 <= value(name) < math.inf, name, "a number from 0")
     zoom = config.augment.zoom
     check(len(zoom) == 2 and 0 < zoom[0] <= zoom[1] < math.inf, "augment.zoom", "[smallest, largest]")
