@@ -30,7 +30,6 @@ from training.loop import is_complete, train
 from training.models import create
 from training.models.layers import count_macs
 from training.models.okdhp import Branched, extract_branch
-from training.scorers import Scorer
 
 __all__ = ["DECODERS", "METHODS", "Comparison", "Run", "read_comparison", "run_missing"]
 
