@@ -1,4 +1,4 @@
-"""The comparison of training methods on the same students with the same budget: its runs and their figures."""
+"""The comparison of training methods on the same students with the same budget: runs and figures."""
 
 from __future__ import annotations
 
