@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities import move_data_to_device
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from edgepose.errors import EdgePoseError, InvalidInputError, ModelFormatError
 from training.checkpoints import load_weights, read_checkpoint
 from training.config import TrainConfig, portable
+from training.data.people import single_thread
 from training.evaluate import normalizer
 from training.export import check_output, model_spec
 from training.models import create
@@ -179,7 +179,7 @@ class Trainer:
             config.batch_size,
             sampler=self._sampler,
             num_workers=config.data.workers,
-            worker_init_fn=_single_thread,
+            worker_init_fn=single_thread,
             drop_last=True,
             pin_memory=fabric.device.type == "cuda",
         )
@@ -308,11 +308,6 @@ class Trainer:
                 f"cannot resume {path} with another configuration; found {found}; resume with the same "
                 "one, or start a new run from these weights (weights: FILE)"
             )
-
-
-def _single_thread(_: int) -> None:
-    """Workers are as many as there are cores to use; OpenCV's own threads do not survive a fork."""
-    cv2.setNumThreads(0)
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:
