@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.io import loadmat, savemat
-from torch import Tensor, nn
 
 from edgepose.errors import InvalidInputError
 from edgepose.skeleton import coco17, lsp14
 from edgepose.spec import Decoder, ModelSpec
+from tests.fakes.perfect import Perfect
 from training.__main__ import main
 from training.data.lsp import CONTEXT, load_lsp, load_lspet, lspet_count
-from training.data.people import Crops, People
-from training.data.targets import gaussian_targets
+from training.data.people import People
 from training.evaluate import evaluate, predict
 from training.scorers import LspScorer
 
@@ -96,32 +95,6 @@ def test_people_join_and_split(small_data: Path) -> None:
     other = People(coco17, [], np.zeros((0, 17, 2)), np.zeros((0, 17)), np.zeros((0, 4)))
     with pytest.raises(InvalidInputError, match="found skeletons lsp14 and coco17"):
         people + other
-
-
-class Perfect(nn.Module):
-    """Gives the targets of people in their order, whatever it sees; for a mirrored batch likewise."""
-
-    def __init__(self, people: People, spec: ModelSpec) -> None:
-        super().__init__()
-        size = (spec.input_size[0] // 4, spec.input_size[1] // 4)
-        joints = torch.stack(
-            [item["joints"] for item in Crops(people, spec.input_size, size, spec.coordinates)]
-        )
-        self.maps, _ = gaussian_targets(joints, torch.ones(joints.shape[:2]), size, 2.0, unbiased=True)
-        mirrored = self.maps.flip(-1)[:, lsp14.flip_permutation.copy()]
-        if spec.coordinates == "legacy":  # what was at j is at w - j, one pixel to the right
-            mirrored = mirrored.roll(1, -1)
-        self.mirrored = mirrored
-        self.seen: Tensor | None = None
-        self.start = 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.seen is not None and torch.equal(images.flip(-1), self.seen):
-            maps, self.seen = self.mirrored, None
-            return maps[self.start - len(images) : self.start]
-        self.seen = images.clone()
-        self.start += len(images)
-        return self.maps[self.start - len(images) : self.start]
 
 
 @pytest.mark.parametrize("coordinates", ["legacy", "udp"])
