@@ -65,7 +65,7 @@ class MpiiScorer:
         truth: of all m people of the annotation file.
 
     Raises:
-        InvalidInputError: the truth is of another number of people.
+        InvalidInputError: the truth is of another number of people, or no joint of it counts.
     """
 
     figure, headline = "pckh", "mean"
@@ -75,6 +75,11 @@ class MpiiScorer:
             raise InvalidInputError(
                 f"the truth of PCKh does not fit; found {len(truth.joints)} people, the annotations have "
                 f"{len(located)}; give the evaluation file of the same part"
+            )
+        if not truth.counted.any():
+            raise InvalidInputError(
+                f"nobody to score; found no joint that counts in PCKh among {len(located)} people; give a "
+                "part with labelled joints and heads"
             )
         self.people = people
         self._located = located

@@ -105,6 +105,9 @@ def test_truth_of_other_people(mpii: Path) -> None:
     people, located = load_mpii(mpii / "annot/train.json", mpii / "images")
     with pytest.raises(InvalidInputError, match="found 4 people, the annotations have 8"):
         MpiiScorer(people, located, load_head_truth(mpii / "annot/gt_valid.mat"))
+    people.visible[:, mpii16.index("head_top")] = 0
+    with pytest.raises(InvalidInputError, match="no joint that counts in PCKh among 8 people"):
+        MpiiScorer(people, located, HeadTruth.of_people(people))
 
 
 def test_the_evaluation_file_beside_the_annotations(mpii: Path) -> None:
