@@ -14,6 +14,7 @@ from edgepose import kernels
 from edgepose.pipeline.geometry import apply_affine, crop_affine
 from edgepose.spec import ModelSpec
 from training.data.people import Crops, People, single_thread
+from training.models.outputs import final_heatmaps
 from training.scorers import Scorer
 
 __all__ = ["decode", "evaluate", "normalizer", "predict"]
@@ -62,9 +63,9 @@ def predict(
     coords, scores = [], []
     for batch in DataLoader(crops, batch_size, num_workers=workers, worker_init_fn=single_thread):
         images = normalize(batch["image"].to(device)).contiguous(memory_format=torch.channels_last)
-        maps = network(images).float().cpu().numpy()
+        maps = _maps(network, images)
         if flip_test:
-            mirrored = network(images.flip(-1)).float().cpu().numpy()
+            mirrored = _maps(network, images.flip(-1))
             maps = kernels.flip_average(
                 maps, mirrored, spec.skeleton.flip_permutation, spec.coordinates == "legacy"
             )
@@ -74,6 +75,10 @@ def predict(
     matrices = crop_affine(crops.centers, crops.extents, heatmap_size, spec.coordinates)
     joints = apply_affine(matrices, np.concatenate(coords)) - spec.decoder.bias
     return joints.astype(np.float32), np.concatenate(scores)
+
+
+def _maps(network: nn.Module, images: Tensor) -> NDArray[np.float32]:
+    return final_heatmaps(network, network(images)).float().cpu().numpy()
 
 
 def decode(maps: NDArray[np.float32], spec: ModelSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -22,9 +22,13 @@ from training.data.people import Crops
 from training.data.sets import load_mosaics, load_people, load_pictures
 from training.data.targets import gaussian_targets
 from training.data.transforms import Augmentation
+from training.distill.fpd import fpd_loss
+from training.distill.okdhp import okdhp_loss, ramp_up
+from training.distill.teacher import Teacher
 from training.evaluate import evaluate
 from training.evaluate_bottomup import evaluate_pictures, predict_pictures
-from training.losses import associative_embedding, heatmap_mse, joints_mse
+from training.losses import associative_embedding, heatmap_mse, joints_mse, joints_ohkm
+from training.models.okdhp import Branched, extract_branch
 from training.oks import oks_ap
 
 __all__ = [
@@ -57,8 +61,8 @@ class Task(Protocol):
     examples: Examples
     figure: str
 
-    def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
-        """The loss of the network's outputs on a batch of examples, on the same device."""
+    def loss(self, outputs: Any, batch: dict[str, Any], images: Tensor) -> Tensor:
+        """The loss of the network's outputs on a batch of examples and their normalised images."""
 
     def evaluate(self, network: nn.Module, device: torch.device) -> dict[str, float]:
         """Figures on what was held out."""
@@ -66,15 +70,22 @@ class Task(Protocol):
 
 def make_task(config: TrainConfig, spec: ModelSpec, network: nn.Module) -> Task:
     """The task of a configuration."""
-    return BottomUp(config, spec, network) if config.task == "bottomup" else TopDown(config, spec)
+    kind = BottomUp if config.task == "bottomup" else TopDown
+    return kind(config, spec, network)
 
 
 class TopDown:
-    """One person per crop: `joints_mse`; PCK, PCKh or AP on people held out, as their data set is scored."""
+    """One person per crop: a loss on every heatmap of the network; PCK, PCKh or AP on the people held out.
 
-    def __init__(self, config: TrainConfig, spec: ModelSpec) -> None:
+    The loss is `joints_mse` or `joints_ohkm`, that of a distillation, or the network's own; the figure
+    is that of the data set.
+    """
+
+    def __init__(self, config: TrainConfig, spec: ModelSpec, network: nn.Module) -> None:
         self._config = config
         self._spec = spec
+        self._own_loss = getattr(network, "loss", None)
+        self._teacher = Teacher(config) if config.distill.method == "fpd" else None
         people, self._scorer = load_people(config)
         self.figure = self._scorer.figure
         height, width = spec.input_size
@@ -85,20 +96,59 @@ class TopDown:
             people, spec.input_size, self._heatmap_size, spec.coordinates, Augmentation(**kept), config.seed
         )
 
-    def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+    def loss(self, outputs: Any, batch: dict[str, Any], images: Tensor) -> Tensor:
+        config, options = self._config, self._config.distill
+        if self._own_loss is not None:
+            return self._own_loss(outputs, batch["joints"], batch["weights"])
         targets, weights = gaussian_targets(
-            batch["joints"],
-            batch["weights"],
-            self._heatmap_size,
-            self._config.sigma,
-            unbiased=self._config.unbiased,
+            batch["joints"], batch["weights"], self._heatmap_size, config.sigma, unbiased=config.unbiased
         )
-        return joints_mse(outputs, targets, weights)
+        if options.method == "okdhp":
+            maps, ensemble = outputs
+            return okdhp_loss(
+                maps,
+                ensemble,
+                targets,
+                weights,
+                kd_weight=options.kd_weight * ramp_up(self.examples.epoch, options.ramp_up),
+                ensemble_weight=options.ensemble_weight,
+                temperature=options.temperature,
+                detach=options.detach,
+            )
+        maps = [outputs] if isinstance(outputs, Tensor) else outputs
+        if self._teacher is not None:
+            return fpd_loss(
+                maps,
+                targets,
+                self._teacher(images),
+                weights,
+                alpha=options.alpha,
+                masked=options.masked,
+                labelled=batch.get("labelled"),
+            )
+        total = targets.new_zeros(())
+        for predicted in maps:
+            if hard := config.losses.hard_joints:
+                total = total + joints_ohkm(predicted, targets, weights, hard)
+            else:
+                total = total + joints_mse(predicted, targets, weights)
+        return total
 
     def evaluate(self, network: nn.Module, device: torch.device) -> dict[str, float]:
+        """The set's figure; branched: of the best branch that makes the target, of each, of the ensemble."""
+        if not isinstance(network, Branched):
+            return {self.figure: self._score(network, device)}
+        branches = [self._score(extract_branch(network, b), device) for b in range(len(network.students))]
+        return {
+            self.figure: max(branches[b] for b in network.target_branches()),
+            **{f"{self.figure}_branch{b + 1}": value for b, value in enumerate(branches)},
+            f"{self.figure}_ensemble": self._score(network, device),
+        }
+
+    def _score(self, network: nn.Module, device: torch.device) -> float:
         workers = self._config.data.workers
         table = evaluate(network, self._spec, self._scorer, workers=workers, device=device)
-        return {self.figure: table[self._scorer.headline]}
+        return table[self._scorer.headline]
 
 
 class BottomUp:
@@ -142,7 +192,7 @@ class BottomUp:
         self.examples: Examples = Together(parts)
         self._pictures = None if mosaics else load_pictures(config, "validation")
 
-    def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+    def loss(self, outputs: Any, batch: dict[str, Any], images: Tensor) -> Tensor:
         factors = self._losses
         total = torch.zeros((), device=outputs[0].device)
         stages = zip(outputs, batch["targets"], batch["masks"], batch["joints"], strict=True)

@@ -12,17 +12,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import default_collate
 
 from edgepose.errors import InvalidInputError
 from edgepose.skeleton import coco17, lsp14, mpii16
 from tests.fakes.perfect import Perfect
 from training.__main__ import main
+from training.checkpoints import read_state_dict
 from training.config import load_config
 from training.data.people import Crops, Pictures
 from training.data.sets import load_people, load_test, load_unlabelled
 from training.evaluate import evaluate
 from training.export import model_spec
-from training.loop import train
+from training.loop import Trainer, train
 from training.models import create
 from training.scorers import CocoScorer, LspScorer, MpiiScorer
 
@@ -271,3 +274,39 @@ def test_a_perfect_network_reaches_the_best_figure(
         assert table["AP"] == pytest.approx(1)
     else:
         assert set(table.values()) == {100}
+
+
+def test_a_student_learns_from_pictures_without_labels(
+    write_config: Write, loose: Path, tmp_path: Path
+) -> None:
+    """With alpha 0 the annotation alone counts, and the teacher for pictures that have none."""
+    fields = {**part("mpii"), "epochs": 1}
+    teacher = write_config(**fields, name="teacher")
+    train(load_config(teacher))
+    distill = {"method": "fpd", "teacher_config": str(teacher), "alpha": 0.0}
+    student = with_data(fields, unlabelled=str(loose))
+    trainer = Trainer(load_config(write_config(**student, name="student", distill=distill)), tmp_path / "run")
+    examples = trainer._task.examples
+    assert len(examples) == 11
+    batch = default_collate([examples[i] for i in range(8, 11)])
+    images = trainer._normalize(batch["image"])
+
+    def loss(network: nn.Module) -> float:
+        return float(trainer._task.loss(network(images), batch, images))
+
+    assert loss(trainer.network) > 0
+    known = create("plain", joints=16)
+    known.load_state_dict(read_state_dict(tmp_path / "runs/teacher/best.pt"))
+    assert loss(known) == 0
+    del batch["labelled"]
+    assert loss(trainer.network) == 0
+    assert np.isfinite(trainer.run()["loss"])
+
+
+def test_branches_are_chosen_by_the_figure_of_the_set(write_config: Write, tmp_path: Path) -> None:
+    options = {"base": "lpn50", "branches": [1, 1]}
+    distill = {"method": "okdhp", "ramp_up": 1}
+    fields = {**part("coco"), "model": "okdhp", "options": options, "distill": distill, "epochs": 1}
+    line = train(load_config(write_config(**fields)))
+    assert {"AP", "AP_branch1", "AP_branch2", "AP_ensemble"} <= set(line)
+    assert (tmp_path / "runs/tiny/student.pt").is_file()
