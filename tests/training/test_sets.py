@@ -292,7 +292,7 @@ def test_a_student_learns_from_pictures_without_labels(
     images = trainer._normalize(batch["image"])
 
     def loss(network: nn.Module) -> float:
-        return float(trainer._task.loss(network(images), batch, images))
+        return trainer._task.loss(network(images), batch, images).item()
 
     assert loss(trainer.network) > 0
     known = create("plain", joints=16)

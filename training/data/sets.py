@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from edgepose.errors import InvalidInputError
 from edgepose.pipeline.geometry import picture_box
@@ -98,7 +98,7 @@ def load_unlabelled(folder: Path, skeleton: Skeleton) -> People:
         try:
             with Image.open(path) as image:
                 boxes.append(picture_box(image.height, image.width))
-        except (OSError, UnidentifiedImageError) as error:
+        except OSError as error:
             raise InvalidInputError(f"cannot read picture {path}; {error}; remove it") from error
     count = len(skeleton)
     return People(
