@@ -43,7 +43,7 @@ class DataConfig:
     """File of MPII, COCO or, bottom-up, CrowdPose too, with people of ``skeleton``."""
     train_images: str | None = None
     skeleton: str | None = None
-    """Bottom-up: the pictures' joints, mapped to ``skeleton`` by name; none: they are the same."""
+    """In COCO's format: the pictures' joints, mapped to ``skeleton`` by name; none: they are the same."""
     repeat: int = 1
     """Bottom-up: views of each picture an epoch."""
     mosaics: list[float] = field(default_factory=list)
@@ -57,7 +57,7 @@ class DataConfig:
     unlabelled: str | None = None
     """FPD: folder of pictures without annotations, from which the student learns what the teacher says."""
     ids: list[int] = field(default_factory=list)
-    """Bottom-up: take these pictures alone of both files, which must have them; none: all."""
+    """In COCO's format: take these pictures alone of both files, which must have them; none: all."""
     limit: int | None = None
     """Train on the first people or pictures only (for quick trials)."""
     workers: int = 0
@@ -320,6 +320,10 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
         "distill.method",
         "okdhp for the network okdhp, and for no other",
     )
+    if config.data.unlabelled is not None:
+        check(
+            config.distill.method == "fpd", "data.unlabelled", "none without a teacher (distill.method: fpd)"
+        )
     unknown = sorted(set(config.grouping) - {entry.name for entry in fields(Grouping)})
     check(not unknown, "grouping", "fields of edgepose.spec.Grouping alone")
     for name in (

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities import move_data_to_device
@@ -29,6 +28,7 @@ from tqdm import tqdm
 from edgepose.errors import EdgePoseError, InvalidInputError, ModelFormatError
 from training.checkpoints import load_weights, read_checkpoint
 from training.config import TrainConfig, portable
+from training.data.people import single_thread
 from training.distill.okdhp import student_config
 from training.evaluate import normalizer
 from training.export import check_output, model_spec
@@ -236,7 +236,7 @@ class Trainer:
             config.batch_size,
             sampler=self._sampler,
             num_workers=config.data.workers,
-            worker_init_fn=_single_thread,
+            worker_init_fn=single_thread,
             drop_last=True,
             pin_memory=fabric.device.type == "cuda",
         )
@@ -356,7 +356,8 @@ class Trainer:
 
     def _save_student(self, network: Branched, line: dict[str, Any]) -> None:
         """Write the best of the branches that make the target."""
-        branch = max(network.target_branches(), key=lambda b: line[f"pck_branch{b + 1}"])
+        figure = self._task.figure
+        branch = max(network.target_branches(), key=lambda b: line[f"{figure}_branch{b + 1}"])
         content = {
             "model": extract_branch(network, branch).state_dict(),
             "config": portable(student_config(self.config, network, branch)),
@@ -379,11 +380,6 @@ class Trainer:
                 f"cannot resume {path} with another configuration; found {found}; resume with the same "
                 "one, or start a new run from these weights (weights: FILE)"
             )
-
-
-def _single_thread(_: int) -> None:
-    """Workers are as many as there are cores to use; OpenCV's own threads do not survive a fork."""
-    cv2.setNumThreads(0)
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from edgepose.pipeline.geometry import Coordinates, box_to_region
 from edgepose.skeleton import Skeleton
 from training.data.transforms import Augmentation, View, mirror_joints, view_affine, warp
 
-__all__ = ["Crops", "People", "Pictures", "read_picture"]
+__all__ = ["Crops", "People", "Pictures", "pad_boxes", "read_picture", "single_thread"]
 
 
 def read_picture(path: Path) -> NDArray[Any]:
@@ -35,11 +35,28 @@ def read_picture(path: Path) -> NDArray[Any]:
     return image
 
 
+def pad_boxes(boxes: NDArray[np.floating], padding: float) -> NDArray[np.float32]:
+    """Grow boxes (n, 4) xyxy around their centres by a factor."""
+    boxes = np.asarray(boxes, np.float64)
+    center, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) * (padding / 2)
+    return np.concatenate([center - half, center + half], 1).astype(np.float32)
+
+
+def single_thread(_: int) -> None:
+    """Start of a worker process: they are as many as there are cores, and OpenCV's threads die in a fork."""
+    cv2.setNumThreads(0)
+
+
 class Pictures(Sequence[NDArray[np.uint8]]):
-    """Pictures in memory (arrays) and in files (paths), which are read whenever they are asked for."""
+    """Pictures in memory (arrays) and in files (paths), which are read whenever they are asked for.
+
+    The last file read is kept, so that people of one picture who follow each other share it; what is
+    handed out must not be written to.
+    """
 
     def __init__(self, sources: Sequence[NDArray[np.uint8] | Path]) -> None:
         self._sources = sources
+        self._last: tuple[Path, NDArray[np.uint8]] | None = None
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -48,7 +65,11 @@ class Pictures(Sequence[NDArray[np.uint8]]):
         found = self._sources[index]
         if isinstance(index, slice):
             return Pictures(found)
-        return read_picture(found) if isinstance(found, Path) else found
+        if not isinstance(found, Path):
+            return found
+        if self._last is None or self._last[0] != found:
+            self._last = found, read_picture(found)
+        return self._last[1]
 
     def __add__(self, other: Sequence[NDArray[np.uint8]]) -> Pictures:
         added = other._sources if isinstance(other, Pictures) else other
@@ -64,7 +85,8 @@ class People:
         images: BGR uint8 pictures (h, w, 3).
         joints: (n, k, 2) in pixels of their picture.
         visible: (n, k), 0 where not labelled.
-        boxes: (n, 4) xyxy, the region to be looked at before it grows to the input's aspect.
+        boxes: (n, 4) xyxy, the region to be looked at, padding included, before it grows to the input's
+            aspect.
     """
 
     skeleton: Skeleton
@@ -103,9 +125,9 @@ class People:
 class Crops(Dataset[dict[str, Tensor]]):
     """Crops of people with their joints in pixels of the heatmap.
 
-    An item holds ``image`` (h, w, 3) uint8 BGR, ``joints`` (k, 2), ``weights`` (k,). It depends on
-    the seed, the epoch and its index alone, so a resumed run sees what an uninterrupted one sees,
-    with any number of worker processes.
+    An item holds ``image`` (h, w, 3) uint8 BGR, ``joints`` (k, 2), ``weights`` (k,) and ``labelled``,
+    1 where any joint of the person is, else 0. It depends on the seed, the epoch and its index alone,
+    so a resumed run sees what an uninterrupted one sees, with any number of worker processes.
     """
 
     def __init__(
@@ -149,4 +171,5 @@ class Crops(Dataset[dict[str, Tensor]]):
             "image": torch.from_numpy(crop),
             "joints": torch.from_numpy(joints.astype(np.float32)),
             "weights": torch.from_numpy(weights),
+            "labelled": torch.tensor(float(weights.any())),
         }
