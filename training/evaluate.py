@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from edgepose import kernels
 from edgepose.pipeline.geometry import apply_affine, crop_affine
@@ -50,7 +49,8 @@ def predict(
     normalize = normalizer(spec, device)
     network.eval()
     coords, scores = [], []
-    for batch in DataLoader(crops, batch_size):
+    for start in range(0, len(crops), batch_size):
+        batch = crops.batch(range(len(crops))[start : start + batch_size])
         images = normalize(batch["image"].to(device)).contiguous(memory_format=torch.channels_last)
         maps = network(images).float().cpu().numpy()
         if flip_test:

@@ -23,9 +23,11 @@ from training.data.bottomup import (
     WholePictures,
 )
 from training.data.coco import PictureSet, read_annotations
+from training.data.device import DevicePictures
+from training.data.loading import Examples
 from training.data.lsp import load_lsp, load_lspet, lspet_count
 from training.data.mosaics import Layout, Mosaic, Mosaics
-from training.data.people import Crops, People
+from training.data.people import Crops, People, Views
 from training.data.targets import gaussian_targets
 from training.data.transforms import Augmentation
 from training.evaluate import countable, evaluate
@@ -45,26 +47,19 @@ __all__ = [
 ]
 
 
-class Examples(Protocol):
-    """A data set whose items depend on the epoch."""
-
-    epoch: int
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-
-
 class Task(Protocol):
     """Data, loss and evaluation of a run.
 
     Attributes:
-        examples: items with an ``image`` (h, w, 3) uint8 BGR.
+        examples: items with an ``image`` (h, w, 3) uint8 BGR, or with what `complete` makes it from.
         figure: name of the figure, the higher the better, by which the best checkpoint is chosen.
     """
 
     examples: Examples
     figure: str
+
+    def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch on the device with its ``image`` (n, h, w, 3) uint8 BGR."""
 
     def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
         """The loss of the network's outputs on a batch of examples, on the same device."""
@@ -73,9 +68,9 @@ class Task(Protocol):
         """Figures on what was held out."""
 
 
-def make_task(config: TrainConfig, spec: ModelSpec, network: nn.Module) -> Task:
-    """The task of a configuration."""
-    return BottomUp(config, spec, network) if config.task == "bottomup" else TopDown(config, spec)
+def make_task(config: TrainConfig, spec: ModelSpec, network: nn.Module, device: torch.device) -> Task:
+    """The task of a configuration, trained on a device."""
+    return BottomUp(config, spec, network) if config.task == "bottomup" else TopDown(config, spec, device)
 
 
 class TopDown:
@@ -83,7 +78,7 @@ class TopDown:
 
     figure = "pck"
 
-    def __init__(self, config: TrainConfig, spec: ModelSpec) -> None:
+    def __init__(self, config: TrainConfig, spec: ModelSpec, device: torch.device) -> None:
         self._config = config
         self._spec = spec
         people, self._held_out = load_people(config)
@@ -91,9 +86,17 @@ class TopDown:
         self._heatmap_size = (height // 4, width // 4)
         augment = asdict(config.augment)
         kept = {name: augment[name] for name in Augmentation.__dataclass_fields__}
-        self.examples: Examples = Crops(
+        kind = Views if config.data.device else Crops
+        self.examples: Examples = kind(
             people, spec.input_size, self._heatmap_size, spec.coordinates, Augmentation(**kept), config.seed
         )
+        self._pictures = DevicePictures(people.images, device) if config.data.device else None
+
+    def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self._pictures is None:
+            return batch
+        index, matrix, gain = batch["index"], batch["matrix"], batch.get("gain")
+        return {**batch, "image": self._pictures.crops(index, matrix, self._spec.input_size, gain)}
 
     def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
         targets, weights = gaussian_targets(
@@ -149,6 +152,9 @@ class BottomUp:
             parts.append(MosaicPictures(mosaics, labels, persons=persons))
         self.examples: Examples = Together(parts)
         self._pictures = None if mosaics else load_pictures(config, "validation")
+
+    def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return batch
 
     def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
         factors = self._losses
