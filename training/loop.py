@@ -236,6 +236,7 @@ class Trainer:
     def _train_epoch(self) -> float:
         """One pass over the examples; returns the mean loss over all processes."""
         config, device = self.config, self.fabric.device
+        self._task.examples.epoch = self.epoch
         self._sampler.set_epoch(self.epoch)
         self._model.train()
         total = torch.zeros((), device=device)
