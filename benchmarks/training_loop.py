@@ -110,7 +110,7 @@ def make_people(folder: Path, count: int) -> None:
         cv2.imwrite(str(folder / f"images/im{i + 1:05d}.jpg"), image)
 
 
-def configure(options: argparse.Namespace, root: Path, **fields: Any) -> TrainConfig:
+def configure(options: argparse.Namespace, root: Path, /, **fields: Any) -> TrainConfig:
     """A run of as many epochs as the contestant has turns, and two more to warm up."""
     data = {"root": str(root), "lsp": False, "validation": HELD_OUT, "workers": options.workers}
     values = {

@@ -95,7 +95,7 @@ def build_optimizer(
         for decays in (True, False)
     ]
     kind = torch.optim.Adam if options.name == "adam" else torch.optim.AdamW
-    optimizer = kind(groups, lr=options.lr)
+    optimizer = kind(groups, lr=options.lr, fused=True)
     if options.milestones:
         steps = [epoch * steps_per_epoch for epoch in options.milestones]
         return optimizer, MultiStepLR(optimizer, steps, gamma=0.1)
