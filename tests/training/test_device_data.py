@@ -87,7 +87,7 @@ def test_crops_equal_those_of_opencv(
         assert off.max() <= MOST
         assert off.mean() < 0.5
         black += int((found == 0).all(-1).sum())
-        for name in ("joints", "weights"):
+        for name in ("joints", "weights", "labelled"):
             np.testing.assert_array_equal(batch[name], expected[name])
     assert black > 0.02 * 3 * 20 * size[0] * size[1]  # views reached beyond the pictures
 

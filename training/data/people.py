@@ -43,27 +43,28 @@ def read_picture(path: Path) -> NDArray[Any]:
 
 
 class Pictures(Sequence[NDArray[np.uint8]]):
-    """Pictures in memory (arrays) and in files (paths), which are read whenever they are asked for.
-
-    Attributes:
-        sources: arrays and paths.
-    """
+    """Pictures in memory (arrays) and in files (paths), which are read whenever they are asked for."""
 
     def __init__(self, sources: Sequence[NDArray[np.uint8] | Path]) -> None:
-        self.sources = sources
+        self._sources = sources
 
     def __len__(self) -> int:
-        return len(self.sources)
+        return len(self._sources)
 
     def __getitem__(self, index: Any) -> Any:
-        found = self.sources[index]
+        found = self._sources[index]
         if isinstance(index, slice):
             return Pictures(found)
         return read_picture(found) if isinstance(found, Path) else found
 
     def __add__(self, other: Sequence[NDArray[np.uint8]]) -> Pictures:
-        added = other.sources if isinstance(other, Pictures) else other
-        return Pictures([*self.sources, *added])
+        added = other._sources if isinstance(other, Pictures) else other
+        return Pictures([*self._sources, *added])
+
+    @property
+    def sources(self) -> Sequence[NDArray[np.uint8] | Path]:
+        """The arrays and paths."""
+        return self._sources
 
 
 @dataclass
@@ -115,9 +116,10 @@ class Views(Dataset[dict[str, Tensor]]):
     """Random views of people: where their crops lie in their pictures, and their joints in the heatmap.
 
     An item holds ``index`` of the picture, ``matrix`` (2, 3) float64 from the crop's pixels to the
-    picture's, ``joints`` (k, 2) in pixels of the heatmap, ``weights`` (k,) and, where colours change,
-    ``gain`` (3,) float64. It depends on the seed, the epoch and its index alone, so a resumed run sees
-    what an uninterrupted one sees, with any number of worker processes.
+    picture's, ``joints`` (k, 2) in pixels of the heatmap, ``weights`` (k,), ``labelled``, 1 where any joint
+    of the person is, else 0, and, where colours change, ``gain`` (3,) float64. It depends on the seed, the
+    epoch and its index alone, so a resumed run sees what an uninterrupted one sees, with any number of
+    worker processes.
     """
 
     def __init__(
@@ -170,6 +172,7 @@ class Views(Dataset[dict[str, Tensor]]):
             "matrix": view_affines(views, self.input_size, self.coordinates),
             "joints": joints.astype(np.float32),
             "weights": weights,
+            "labelled": weights.any(1).astype(np.float32),
         }
         if self.augmentation is not None and self.augmentation.color:
             drawn["gain"] = np.array(gains)
@@ -177,7 +180,7 @@ class Views(Dataset[dict[str, Tensor]]):
 
 
 class Crops(Views):
-    """`Views` of people with the crops cut out: ``image`` (h, w, 3) uint8 BGR, ``joints``, ``weights``."""
+    """`Views` cut out: ``image`` (h, w, 3) uint8 BGR, ``joints``, ``weights`` and ``labelled``."""
 
     def __init__(
         self,
@@ -197,4 +200,5 @@ class Crops(Views):
         for row, index in enumerate(indices):
             crop = warp(self.images[index], drawn["matrix"][row].numpy(), self.input_size)
             crops[row] = scale_colors(crop, drawn["gain"][row].numpy()) if "gain" in drawn else crop
-        return {"image": torch.from_numpy(crops), "joints": drawn["joints"], "weights": drawn["weights"]}
+        labels = {name: drawn[name] for name in ("joints", "weights", "labelled")}
+        return {"image": torch.from_numpy(crops), **labels}
