@@ -107,9 +107,7 @@ def read_comparison(path: str | PathLike[str], overrides: list[str] | None = Non
     """
     path = Path(path)
     if not path.is_file():
-        raise InvalidInputError(
-            f"no comparison; found no file {path}; see training/configs/comparison"
-        )
+        raise InvalidInputError(f"no comparison; found no file {path}; see training/configs/comparison")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Comparison), OmegaConf.load(path))
         absent = OmegaConf.missing_keys(merged)

@@ -62,6 +62,9 @@ class DataConfig:
     """Train on the first people or pictures only (for quick trials)."""
     workers: int = 0
     """Processes that load pictures beside each training process."""
+    device: bool = False
+    """Top-down: keep the pictures in the device's memory and crop and recolour there. The views are the
+    same; their grey levels may differ by rounding."""
 
 
 @dataclass
@@ -234,7 +237,7 @@ def portable(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
     """A configuration, or its values in a checkpoint, without what holds on one machine alone."""
     values = asdict(config) if isinstance(config, TrainConfig) else copy.deepcopy(dict(config))
     values.pop("output", None)
-    for key in ("root", "workers"):
+    for key in ("root", "workers", "device"):
         values.get("data", {}).pop(key, None)
     if values.get("weights"):
         values["weights"] = Path(values["weights"]).name
@@ -306,6 +309,7 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
         check(square, "input_size", "a square of a multiple of 32 for a bottom-up network")
         check(config.coordinates == "legacy", "coordinates", "legacy for a bottom-up network")
         check(config.distill.method is None, "distill.method", "none for a bottom-up network")
+        check(not config.data.device, "data.device", "false for a bottom-up network")
     if config.data.people != "lsp" and config.task == "topdown":
         for part in ("train", "validation"):
             for kind in ("annotations", "images"):

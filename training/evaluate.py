@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from edgepose import kernels
 from edgepose.pipeline.geometry import apply_affine, crop_affine
 from edgepose.spec import ModelSpec
-from training.data.people import Crops, People, single_thread
+from training.data.loading import single_thread
+from training.data.people import Crops, People
 from training.models.outputs import final_heatmaps
 from training.scorers import Scorer
 

@@ -21,14 +21,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from edgepose.errors import EdgePoseError, InvalidInputError, ModelFormatError
 from training.checkpoints import load_weights, read_checkpoint
 from training.config import TrainConfig, portable
-from training.data.people import single_thread
+from training.data.loading import make_loader
 from training.distill.okdhp import student_config
 from training.evaluate import normalizer
 from training.export import check_output, model_spec
@@ -151,7 +151,7 @@ def build_optimizer(
         for decays in (True, False)
     ]
     kind = torch.optim.Adam if options.name == "adam" else torch.optim.AdamW
-    optimizer = kind(groups, lr=options.lr)
+    optimizer = kind(groups, lr=options.lr, fused=True)
     if options.milestones:
         steps = [epoch * steps_per_epoch for epoch in options.milestones]
         return optimizer, MultiStepLR(optimizer, steps, gamma=0.1)
@@ -212,7 +212,7 @@ class Trainer:
 
         self.network = build_network(config).to(memory_format=torch.channels_last)
         check_output(self.network, self.spec)
-        self._task = make_task(config, self.spec, self.network)
+        self._task = make_task(config, self.spec, self.network, self.fabric.device)
         self._loader = self._make_loader()
         if self.fabric.device.type == "cpu" and config.precision != "32-true":
             exempt_slow_bfloat16(self.network)
@@ -227,17 +227,13 @@ class Trainer:
 
     def _make_loader(self) -> DataLoader[dict[str, Any]]:
         config, fabric, examples = self.config, self.fabric, self._task.examples
-        many = fabric.world_size > 1
-        self._sampler: DistributedSampler[Any] = DistributedSampler(
-            examples, fabric.world_size, fabric.global_rank, seed=config.seed, drop_last=many
-        )
-        loader = DataLoader(
+        loader, self._sampler = make_loader(
             examples,
             config.batch_size,
-            sampler=self._sampler,
-            num_workers=config.data.workers,
-            worker_init_fn=single_thread,
-            drop_last=True,
+            seed=config.seed,
+            workers=config.data.workers,
+            processes=fabric.world_size,
+            rank=fabric.global_rank,
             pin_memory=fabric.device.type == "cuda",
         )
         if len(loader) == 0:
@@ -304,7 +300,7 @@ class Trainer:
         title = f"epoch {self.epoch + 1}/{config.epochs}"
         hidden = not self.fabric.is_global_zero or not os.isatty(2)
         for batch in tqdm(self._loader, desc=title, disable=hidden, leave=False):
-            batch = move_data_to_device(batch, device)
+            batch = self._task.complete(move_data_to_device(batch, device))
             images = self._normalize(batch["image"])
             outputs = self._model(images)
             with self.fabric.autocast():  # a teacher looks at the images too

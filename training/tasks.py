@@ -18,7 +18,9 @@ from training.data.bottomup import (
     Together,
     WholePictures,
 )
-from training.data.people import Crops
+from training.data.device import DevicePictures
+from training.data.loading import Examples
+from training.data.people import Crops, Views
 from training.data.sets import load_mosaics, load_people, load_pictures
 from training.data.targets import gaussian_targets
 from training.data.transforms import Augmentation
@@ -40,26 +42,19 @@ __all__ = [
 ]
 
 
-class Examples(Protocol):
-    """A data set whose items depend on the epoch."""
-
-    epoch: int
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-
-
 class Task(Protocol):
     """Data, loss and evaluation of a run.
 
     Attributes:
-        examples: items with an ``image`` (h, w, 3) uint8 BGR.
+        examples: items with an ``image`` (h, w, 3) uint8 BGR, or with what `complete` makes it from.
         figure: name of the figure, the higher the better, by which the best checkpoint is chosen.
     """
 
     examples: Examples
     figure: str
+
+    def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch on the device with its ``image`` (n, h, w, 3) uint8 BGR."""
 
     def loss(self, outputs: Any, batch: dict[str, Any], images: Tensor) -> Tensor:
         """The loss of the network's outputs on a batch of examples and their normalised images."""
@@ -68,10 +63,11 @@ class Task(Protocol):
         """Figures on what was held out."""
 
 
-def make_task(config: TrainConfig, spec: ModelSpec, network: nn.Module) -> Task:
-    """The task of a configuration."""
-    kind = BottomUp if config.task == "bottomup" else TopDown
-    return kind(config, spec, network)
+def make_task(config: TrainConfig, spec: ModelSpec, network: nn.Module, device: torch.device) -> Task:
+    """The task of a configuration, trained on a device."""
+    if config.task == "bottomup":
+        return BottomUp(config, spec, network)
+    return TopDown(config, spec, network, device)
 
 
 class TopDown:
@@ -81,7 +77,9 @@ class TopDown:
     is that of the data set.
     """
 
-    def __init__(self, config: TrainConfig, spec: ModelSpec, network: nn.Module) -> None:
+    def __init__(
+        self, config: TrainConfig, spec: ModelSpec, network: nn.Module, device: torch.device
+    ) -> None:
         self._config = config
         self._spec = spec
         self._own_loss = getattr(network, "loss", None)
@@ -92,9 +90,17 @@ class TopDown:
         self._heatmap_size = (height // 4, width // 4)
         augment = asdict(config.augment)
         kept = {name: augment[name] for name in Augmentation.__dataclass_fields__}
-        self.examples: Examples = Crops(
+        kind = Views if config.data.device else Crops
+        self.examples: Examples = kind(
             people, spec.input_size, self._heatmap_size, spec.coordinates, Augmentation(**kept), config.seed
         )
+        self._pictures = DevicePictures(people.images, device) if config.data.device else None
+
+    def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self._pictures is None:
+            return batch
+        index, matrix, gain = batch["index"], batch["matrix"], batch.get("gain")
+        return {**batch, "image": self._pictures.crops(index, matrix, self._spec.input_size, gain)}
 
     def loss(self, outputs: Any, batch: dict[str, Any], images: Tensor) -> Tensor:
         config, options = self._config, self._config.distill
@@ -191,6 +197,9 @@ class BottomUp:
             parts.append(MosaicPictures(mosaics, labels, persons=persons))
         self.examples: Examples = Together(parts)
         self._pictures = None if mosaics else load_pictures(config, "validation")
+
+    def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return batch
 
     def loss(self, outputs: Any, batch: dict[str, Any], images: Tensor) -> Tensor:
         factors = self._losses
