@@ -109,14 +109,14 @@ def associative_embedding(tags: Tensor, joints: Tensor, kind: str = "exp") -> tu
 
 
 def to_unit(pixels: Tensor, length: int | Tensor) -> Tensor:
-    """Positions along an axis of `length` pixels, from -1 to 1 between its outer edges (DSNT, section 3)."""
+    """Positions along an axis of `length` pixels, from -1 to 1 between its outer edges (DSNT)."""
     return (2 * pixels - (length - 1)) / length
 
 
 def dsnt_loss(
     coords: Tensor, heatmaps: Tensor, target: Tensor, weights: Tensor, sigma: float = 1.0
 ) -> Tensor:
-    """Loss of coordinates and their heatmaps (DSNT, Nibali et al. 2018, sections 3.2 and 3.3), as MobilePose's.
+    """Loss of coordinates and their heatmaps of DSNT (Nibali et al. 2018, arXiv 1801.07372) and MobilePose.
 
     For a joint, the Euclidean distance of the coordinates and the Jensen-Shannon divergence of the heatmap
     and a normalised Gaussian about the target; the loss is the weighted mean over batch and joints.

@@ -69,7 +69,13 @@ NETWORKS = [
     pytest.param("simplebaseline50", {"style": "caffe"}, marks=SLOW),
     pytest.param("simplebaseline101", {}, marks=SLOW),
     pytest.param("simplebaseline152", {}, marks=SLOW),
+    ("mobilepose", {"backbone": "resnet18"}),
+    ("mobilepose", {"backbone": "mobilenetv2", "head": "heatmap"}),
+    ("mobilepose", {"backbone": "shufflenetv2"}),
+    ("mobilepose", {"backbone": "squeezenet", "head": "heatmap"}),
 ]
+JOINED = {"shufflenetv2": 16, "squeezenet": 8}
+"""How often a backbone of MobilePose joins two maps."""
 
 
 @pytest.mark.parametrize(("name", "options"), NETWORKS)

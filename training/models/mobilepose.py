@@ -2,7 +2,7 @@
 
 Its coordinates are those of the differentiable spatial-to-numerical transform (Nibali et al. 2018,
 arXiv 1801.07372); the same network with plain heatmaps is the second architecture of OKDHP (Li et al. 2021,
-section 4.3).
+arXiv 2108.02092).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "MobilePose",
     "decoder",
     "encoder",
+    "locate",
     "mobilepose",
     "whole_names",
 ]
@@ -170,15 +171,10 @@ class CoordinateOutputs(NamedTuple):
 
 
 class CoordinateMobilePose(MobilePose):
-    """MobilePose as published: a softmax over each heatmap, and its mean position (DSNT, section 3)."""
+    """MobilePose as published: a softmax over each heatmap, and its mean position (DSNT)."""
 
     def forward(self, x: Tensor) -> CoordinateOutputs:
-        raw = super().forward(x).float()
-        # Step by step: no reshaping to one axis in the exported graph, and nothing that overflows float16.
-        shifted = raw - raw.detach().amax((2, 3), keepdim=True)
-        log_heatmaps = shifted - shifted.exp().sum((2, 3), keepdim=True).log()
-        heatmaps = log_heatmaps.exp()
-        return CoordinateOutputs(_mean_position(heatmaps), heatmaps, log_heatmaps)
+        return locate(super().forward(x))
 
     def heatmaps(self, outputs: CoordinateOutputs) -> Tensor:
         """What is deployed: ``1 + log(p) / log(h w)`` of the probabilities, (n, k, h, w).
@@ -201,6 +197,16 @@ class CoordinateMobilePose(MobilePose):
         target = to_unit(joints.float(), torch.tensor([width, height], device=joints.device))
         inside = (target.abs() <= 1).all(-1)
         return dsnt_loss(outputs.coords, outputs.heatmaps, target, weights * inside)
+
+
+def locate(raw: Tensor) -> CoordinateOutputs:
+    """Softmax and mean position of raw heatmaps (n, k, h, w)."""
+    # Step by step: no reshaping to one axis in the exported graph, and nothing that overflows float16.
+    raw = raw.float()
+    shifted = raw - raw.detach().amax((2, 3), keepdim=True)
+    log_heatmaps = shifted - shifted.exp().sum((2, 3), keepdim=True).log()
+    heatmaps = log_heatmaps.exp()
+    return CoordinateOutputs(_mean_position(heatmaps), heatmaps, log_heatmaps)
 
 
 def _mean_position(heatmaps: Tensor) -> Tensor:
