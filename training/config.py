@@ -104,7 +104,9 @@ class DistillConfig:
     teacher: str | None = None
     """FPD: the teacher's checkpoint; none: the best of the run that ``teacher_config`` describes."""
     teacher_config: str | None = None
-    """FPD: the teacher's configuration, from the folder of this one on."""
+    """FPD: the teacher's configuration, a path from the folder of this file on."""
+    student_config: str | None = None
+    """Configuration, likewise, of the plain training whose best weights the student starts from."""
     alpha: float = 0.5
     """FPD: weight of the teacher's heatmaps; the annotation has the rest."""
     masked: bool = True
@@ -221,6 +223,9 @@ def load_config(path: str | PathLike[str], overrides: list[str] | None = None) -
             f"configuration {path} is not usable; {text}; the fields are those of training/config.py"
         ) from error
     assert isinstance(config, TrainConfig)
+    for name in _CONFIG_PATHS:
+        if value := getattr(config.distill, name):
+            setattr(config.distill, name, str(Path(path).parent / value))
     _check(config, path)
     return config
 
@@ -233,12 +238,16 @@ def portable(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
         values.get("data", {}).pop(key, None)
     if values.get("weights"):
         values["weights"] = Path(values["weights"]).name
+    for name in ("teacher", *_CONFIG_PATHS):
+        if values.get("distill", {}).get(name):
+            values["distill"][name] = Path(values["distill"][name]).name
     for key, value in values.get("data", {}).items():
         if isinstance(value, str) and Path(value).is_absolute():
             values["data"][key] = "/".join(Path(value).parts[-2:])
     return values
 
 
+_CONFIG_PATHS = ("teacher_config", "student_config")
 _CHOICES = {
     "task": ("topdown", "bottomup"),
     "skeleton": tuple(SKELETONS),
@@ -306,6 +315,8 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
     if config.distill.method == "fpd":
         known = config.distill.teacher_config is not None
         check(known, "distill.teacher_config", "the teacher's configuration, which says what network it is")
+    given = config.distill.student_config is not None and config.weights is not None
+    check(not given, "weights", "these or distill.student_config, not both")
     check(
         (config.distill.method == "okdhp") == (config.model == "okdhp"),
         "distill.method",
