@@ -303,7 +303,9 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
     for name, least in _COUNTS.items():
         check(value(name) is None or value(name) >= least, name, f"a whole number from {least}")
     sides = config.input_size
-    check(len(sides) == 2 and all(v > 0 and v % 4 == 0 for v in sides), "input_size", "[height, width]")
+    # One pixel more is what networks that pad nothing at their start need.
+    usable = len(sides) == 2 and all(v > 1 and v % 4 in (0, 1) for v in sides)
+    check(usable, "input_size", "[height, width], multiples of 4 or one more")
     if config.task == "bottomup":
         square = sides[0] == sides[1] and sides[0] % 32 == 0
         check(square, "input_size", "a square of a multiple of 32 for a bottom-up network")
