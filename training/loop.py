@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ from training.tasks import make_task
 __all__ = ["DivergedError", "Trainer", "train"]
 
 log = logging.getLogger(__name__)
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+}
 
 
 class DivergedError(EdgePoseError):
@@ -94,11 +101,10 @@ def build_optimizer(
         }
         for decays in (True, False)
     ]
-    kind = torch.optim.Adam if options.name == "adam" else torch.optim.AdamW
-    optimizer = kind(groups, lr=options.lr)
+    optimizer = OPTIMIZERS[options.name](groups, lr=options.lr)
     if options.milestones:
         steps = [epoch * steps_per_epoch for epoch in options.milestones]
-        return optimizer, MultiStepLR(optimizer, steps, gamma=0.1)
+        return optimizer, MultiStepLR(optimizer, steps, gamma=options.factor)
     return optimizer, OneCycleLR(
         optimizer,
         options.lr,
