@@ -85,7 +85,7 @@ class AugmentConfig:
 
 @dataclass
 class LossConfig:
-    """Factors of the losses; ``grouping`` is ``exp`` or ``max``; ``hard_joints`` is of top-down networks alone."""
+    """Factors of the bottom-up losses, ``grouping`` being ``exp`` or ``max``; top-down ``hard_joints``."""
 
     heatmap: float = 1.0
     push: float = 1e-3

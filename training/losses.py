@@ -7,7 +7,7 @@ from torch import Tensor
 
 from edgepose.errors import InvalidInputError
 
-__all__ = ["associative_embedding", "heatmap_mse", "joints_mse"]
+__all__ = ["associative_embedding", "heatmap_mse", "joints_mse", "joints_ohkm"]
 
 
 def joints_mse(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
@@ -21,6 +21,27 @@ def joints_mse(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
         weights: (n, k), 0 for joints that do not count.
     """
     return 0.5 * ((predicted.float() - target) * weights[:, :, None, None]).square().mean()
+
+
+def joints_ohkm(predicted: Tensor, target: Tensor, weights: Tensor, hard_joints: int = 8) -> Tensor:
+    """`joints_mse` with online hard keypoint mining (``JointsOHKMMSELoss``; Chen et al. 2018, CPN).
+
+    Of each person only the `hard_joints` joints with the largest error count.
+
+    Args:
+        predicted, target: heatmaps (n, k, h, w).
+        weights: (n, k), 0 for joints that do not count; their error is 0.
+        hard_joints: from 1 to k.
+
+    Raises:
+        InvalidInputError: there are fewer joints.
+    """
+    if not 1 <= hard_joints <= weights.shape[1]:
+        raise InvalidInputError(
+            f"cannot choose {hard_joints} hard joints; found {weights.shape[1]} joints; choose among them"
+        )
+    errors = 0.5 * ((predicted.float() - target) * weights[:, :, None, None]).square().mean((2, 3))
+    return errors.topk(hard_joints, dim=1).values.mean()
 
 
 def heatmap_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:

@@ -3,7 +3,17 @@
 Every module of this package registers its networks; state-dict keys equal those of the published code.
 """
 
-from training.models import higherhrnet, higherlpn, hrnet, lpn, simplebaseline
+from training.models import higherhrnet, higherlpn, hourglass, hrnet, lpn, okdhp, simplebaseline
 from training.models.registry import create, names
 
-__all__ = ["create", "higherhrnet", "higherlpn", "hrnet", "lpn", "names", "simplebaseline"]
+__all__ = [
+    "create",
+    "higherhrnet",
+    "higherlpn",
+    "hourglass",
+    "hrnet",
+    "lpn",
+    "names",
+    "okdhp",
+    "simplebaseline",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -56,30 +57,42 @@ class LPN(nn.Module):
     """
 
     def __init__(
-        self, blocks: tuple[int, int, int, int], joints: int, attention: str | None, deconv_bias: bool
+        self,
+        blocks: Sequence[int],
+        joints: int,
+        attention: str | None = "gc",
+        deconv_bias: bool = False,
+        width: float = 1.0,
     ) -> None:
         super().__init__()
         if attention not in _ATTENTION:
             raise InvalidInputError(f"unknown attention; found {attention!r}; use 'gc', 'se' or None")
+        if len(blocks) != 4 or min(blocks) < 1 or width < 1 / 64 or (64 * width) % 1:
+            raise InvalidInputError(
+                f"no such LPN; found blocks {list(blocks)}, width {width}; give four numbers from 1, and a "
+                "multiple of 1/64"
+            )
         kind = _ATTENTION[attention]
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        w = int(64 * width)
+        self.conv1 = nn.Conv2d(3, w, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(w)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.layer1 = make_stage(LightweightBottleneck, 64, 64, blocks[0], 1, attention=kind)
-        self.layer2 = make_stage(LightweightBottleneck, 64, 128, blocks[1], 2, attention=kind)
-        self.layer3 = make_stage(LightweightBottleneck, 128, 256, blocks[2], 2, attention=kind)
-        self.layer4 = make_stage(LightweightBottleneck, 256, 512, blocks[3], 1, attention=kind)
+        self.layer1 = make_stage(LightweightBottleneck, w, w, blocks[0], 1, attention=kind)
+        self.layer2 = make_stage(LightweightBottleneck, w, 2 * w, blocks[1], 2, attention=kind)
+        self.layer3 = make_stage(LightweightBottleneck, 2 * w, 4 * w, blocks[2], 2, attention=kind)
+        self.layer4 = make_stage(LightweightBottleneck, 4 * w, 8 * w, blocks[3], 1, attention=kind)
         units: list[nn.Module] = []
-        for channels in (512, 256):
-            units += upsample_unit(channels, 256, kernel=4, groups=math.gcd(channels, 256), bias=deconv_bias)
-            units += [nn.Conv2d(256, 256, 1, bias=False), nn.BatchNorm2d(256), nn.ReLU(inplace=True)]
+        out = 4 * w
+        for channels in (8 * w, out):
+            units += upsample_unit(channels, out, kernel=4, groups=math.gcd(channels, out), bias=deconv_bias)
+            units += [nn.Conv2d(out, out, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
         self.deconv_layers = nn.Sequential(*units)
-        self.final_layer = nn.Conv2d(256, joints, 1)
+        self.final_layer = nn.Conv2d(out, joints, 1)
         init_weights(self, "normal")
 
     def features(self, x: Tensor) -> Tensor:
-        """All but the final layer: (n, 256, h/4, w/4)."""
+        """All but the final layer: (n, 256 width, h/4, w/4)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.deconv_layers(x)
@@ -89,9 +102,23 @@ class LPN(nn.Module):
 
 
 @register
-def lpn50(joints: int = 17, attention: str | None = "gc", deconv_bias: bool = False) -> LPN:
-    """LPN-50: 2.91 M parameters, 1.07 G multiply-accumulates at 256x192."""
-    return LPN((3, 4, 6, 3), joints, attention, deconv_bias)
+def lpn50(
+    joints: int = 17,
+    attention: str | None = "gc",
+    deconv_bias: bool = False,
+    width: float = 1.0,
+    blocks: Sequence[int] = (3, 4, 6, 3),
+) -> LPN:
+    """LPN-50: 2.91 M parameters, 1.07 G multiply-accumulates at 256x192.
+
+    Args:
+        joints: heatmaps.
+        attention: ``"gc"``, ``"se"`` or None.
+        deconv_bias: a bias in the group deconvolutions.
+        width: factor of all channels, a multiple of 1/64; not published.
+        blocks: of the four layers.
+    """
+    return LPN(blocks, joints, attention, deconv_bias, width)
 
 
 @register

@@ -41,7 +41,8 @@ def create(name: str, **options: object) -> nn.Module:
         raise InvalidInputError(f"unknown network {name!r}; known are {', '.join(names())}; {hint}")
     known = inspect.signature(builder).parameters
     unknown = options.keys() - known.keys()
-    if unknown:
+    passed_on = any(entry.kind == entry.VAR_KEYWORD for entry in known.values())
+    if unknown and not passed_on:
         raise InvalidInputError(
             f"network {name!r} has no option {', '.join(sorted(unknown))}; it takes {', '.join(known)}"
         )

@@ -1,0 +1,1 @@
+"""Knowledge distillation: FPD from a teacher, OKDHP from the ensemble of a network's own branches."""

@@ -1,0 +1,74 @@
+"""Online Knowledge Distillation for Human Pose (Li et al. 2021, arXiv 2108.02092)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from training.losses import joints_mse
+
+__all__ = ["okdhp_loss", "pixel_kl", "ramp_up"]
+
+
+def pixel_kl(predicted: Tensor, ensemble: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence of a joint's map, as a distribution over pixels, from the ensemble's.
+
+    Both maps are multiplied by the joint's weight and turned into distributions by a softmax over all
+    pixels; the divergence is summed over pixels and joints and divided by the number of pictures and of
+    pixels (section 3.3, as released). A temperature divides the maps and its square multiplies the result,
+    which keeps the gradient's size.
+
+    Args:
+        predicted, ensemble: heatmaps (n, k, h, w); the gradient reaches both.
+        weights: (n, k), 0 for joints that do not count, whose divergence is 0.
+    """
+    scale = weights[:, :, None] / temperature
+    own = log_softmax(predicted.float().flatten(2) * scale, 2)
+    other = log_softmax(ensemble.float().flatten(2) * scale, 2)
+    divergence = (other.exp() * (other - own)).sum()
+    return divergence * temperature**2 / (predicted.shape[0] * own.shape[2])
+
+
+def ramp_up(epoch: int, length: int) -> float:
+    """Share of the divergence's weight in an epoch, counted from 0: from 0.0067 up to 1 at `length`.
+
+    ``exp(-5 * (1 - epoch / length) ** 2)`` (Laine and Aila 2017); 1 for a length of 0.
+    """
+    if length == 0:
+        return 1.0
+    return math.exp(-5 * (1 - min(max(epoch, 0), length) / length) ** 2)
+
+
+def okdhp_loss(
+    outputs: Sequence[Tensor],
+    ensemble: Tensor,
+    target: Tensor,
+    weights: Tensor,
+    *,
+    kd_weight: float = 2.0,
+    ensemble_weight: float = 1.0,
+    temperature: float = 1.0,
+    detach: bool = False,
+) -> Tensor:
+    """Error of all outputs, of the ensemble, and the divergence of all outputs from the ensemble.
+
+    Args:
+        outputs: heatmaps (n, k, h, w) of all stacks, shared ones included.
+        ensemble: heatmaps (n, k, h, w).
+        target: heatmaps (n, k, h, w) of the annotation.
+        weights: (n, k), 0 for joints that are not labelled.
+        kd_weight: weight of the divergence, multiplied by `ramp_up` already; released: 2 x ramp-up.
+        ensemble_weight: weight of the ensemble's error; released: 1.
+        temperature: see `pixel_kl`.
+        detach: the divergence does not draw the ensemble to the outputs. Released: it does.
+    """
+    total = ensemble_weight * joints_mse(ensemble, target, weights)
+    teacher = ensemble.detach() if detach else ensemble
+    for output in outputs:
+        total = total + joints_mse(output, target, weights)
+        if kd_weight > 0:
+            total = total + kd_weight * pixel_kl(output, teacher, weights, temperature)
+    return total
