@@ -104,7 +104,9 @@ class DistillConfig:
     teacher: str | None = None
     """FPD: the teacher's checkpoint; none: the best of the run that ``teacher_config`` describes."""
     teacher_config: str | None = None
-    """FPD: the teacher's configuration, from the folder of this one on."""
+    """FPD: the teacher's configuration, a path from the folder of this file on."""
+    student_config: str | None = None
+    """Configuration, likewise, of the plain training whose best weights the student starts from."""
     alpha: float = 0.5
     """FPD: weight of the teacher's heatmaps; the annotation has the rest."""
     masked: bool = True
@@ -206,16 +208,17 @@ class TrainConfig:
 def load_config(path: str | PathLike[str], overrides: list[str] | None = None) -> TrainConfig:
     """Read a YAML configuration; `overrides` are ``key.sub=value`` texts.
 
-    A file with ``base: FILE``, from its own folder on, has the fields of that file and changes some.
+    A file with ``base: FILE``, from its own folder on, has the fields of that file and changes some; if it
+    names another ``model``, the options are its own alone.
 
     Raises:
         InvalidInputError: the file or its base is missing, not YAML, or its own base; a field is unknown,
             missing or not usable.
     """
-    files = _with_bases(Path(path))
+    content = _read(Path(path))
     try:
         merged = OmegaConf.merge(
-            OmegaConf.structured(TrainConfig), *files, OmegaConf.from_dotlist(overrides or [])
+            OmegaConf.structured(TrainConfig), content, OmegaConf.from_dotlist(overrides or [])
         )
         absent = OmegaConf.missing_keys(merged)
         if absent:
@@ -228,23 +231,36 @@ def load_config(path: str | PathLike[str], overrides: list[str] | None = None) -
     return config
 
 
-def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> list[Any]:
-    """What a file and its bases say, the last base first."""
+def _read(path: Path, above: tuple[Path, ...] = ()) -> DictConfig:
+    """What a file and its bases say; paths of further configurations are from this folder on."""
     if not path.is_file():
-        by = f", the base of {seen[-1]}" if seen else ""
+        by = f", the base of {above[-1]}" if above else ""
         raise InvalidInputError(f"no configuration; found no file {path}{by}; see training/configs")
-    if path.resolve() in seen:
+    if path.resolve() in above:
         raise InvalidInputError(
             f"configuration {path} is not usable; found it to be its own base; change base"
         )
     try:
         content = OmegaConf.load(path)
-        base = content.pop("base", None) if isinstance(content, DictConfig) else None
+        if not isinstance(content, DictConfig):
+            raise ValueError("found no fields")
+        base = content.pop("base", None)
         if base is not None and not isinstance(base, str):
             raise ValueError(f"base: found {base!r}, give a path")
+        distill = content.get("distill") or {}
+        for name in _CONFIG_PATHS:
+            if isinstance(distill.get(name), str):
+                distill[name] = os.path.normpath(path.parent / distill[name])
     except (OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
         raise _unusable(path, error) from error
-    return [*(_with_bases(path.parent / base, (*seen, path.resolve())) if base else ()), content]
+    if base is None:
+        return content
+    below = _read(path.parent / base, (*above, path.resolve()))
+    if content.get("model", below.get("model")) != below.get("model"):
+        below.pop("options", None)  # of another network
+    merged = OmegaConf.merge(below, content)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def _unusable(path: str | PathLike[str], error: Exception) -> InvalidInputError:
@@ -269,6 +285,7 @@ def portable(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+_CONFIG_PATHS = ("teacher_config", "student_config")
 _CHOICES = {
     "task": ("topdown", "bottomup"),
     "skeleton": tuple(SKELETONS),

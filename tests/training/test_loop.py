@@ -19,7 +19,7 @@ from training import loop, tasks
 from training.__main__ import main
 from training.checkpoints import read_checkpoint, read_state_dict
 from training.config import load_config
-from training.loop import DivergedError, Trainer, train
+from training.loop import DivergedError, Trainer, build_optimizer, train
 
 ROOT = Path(__file__).resolve().parents[2]
 Write = Callable[..., Path]
@@ -116,6 +116,19 @@ def test_average_is_what_is_kept_as_best(write_config: Write, tmp_path: Path) ->
 def test_lpn_trains_in_mixed_precision(write_config: Write, precision: str) -> None:
     config = load_config(write_config(model="lpn50", precision=precision, epochs=1, ema=0.5))
     assert np.isfinite(train(config)["loss"])
+
+
+def test_rmsprop_and_another_factor(write_config: Write) -> None:
+    options = {"name": "rmsprop", "lr": 0.4, "milestones": [1, 2], "factor": 0.5}
+    network = torch.nn.Linear(1, 1)
+    optimizer, schedule = build_optimizer(load_config(write_config(optimizer=options)), network, 3)
+    assert isinstance(optimizer, torch.optim.RMSprop)
+    rates = []
+    for _ in range(7):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.4] * 3 + [0.2] * 3 + [0.1])
 
 
 def test_milestones_lower_the_rate(write_config: Write, tmp_path: Path) -> None:
