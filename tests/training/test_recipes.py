@@ -82,6 +82,7 @@ def branches(data: str, shared: int, own: list[int]) -> Recipe:
     return okdhp("okdhp", data, base="hourglass", shared=shared, branches=own, channels=256)
 
 
+DETECTIONS = "coco/person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
 BACKBONES = ("resnet18", "mobilenetv2", "shufflenetv2")
 
 RECIPES = {
@@ -268,7 +269,8 @@ def test_data_stand_where_the_guide_says(name: str) -> None:
     else:
         assert config.skeleton == "mpii16"
         assert found == ("mpii/annot/train.json", "mpii/images", "mpii/annot/valid.json", "mpii/images")
-    assert data.detections is None
+    detected = data.people == "coco" and not name.startswith("okdhp/")
+    assert data.detections == (DETECTIONS if detected else None)
     assert (data.unlabelled == "unlabelled") == file.endswith("unlabelled")
 
 
