@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for name, run, text in (
         ("train", _train, "train a network (several processes: start it by torchrun)"),
+        ("distill", _distill, "train a student, and before it the teacher that it needs and that is missing"),
         ("evaluate", _evaluate, EVALUATION),
         ("export", _export, "write an ONNX file that describes itself"),
     ):
@@ -58,11 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument(
             "overrides", nargs="*", metavar="KEY=VALUE", help="fields that differ from the file"
         )
-        if name == "train":
+        if name in ("train", "distill"):
             verb.add_argument("--resume", action="store_true", help="go on with the same run")
             continue
         verb.add_argument(
-            "--weights", help="checkpoint, of this project or official; none: the run's best.pt"
+            "--weights",
+            help="checkpoint, ours or official; none: the run's best.pt, or OKDHP's student.pt",
         )
         if name == "evaluate":
             verb.add_argument("--flip-test", action="store_true", help="average with the mirrored picture")
@@ -101,6 +103,13 @@ def _train(options: argparse.Namespace) -> None:
     from training.loop import train
 
     train(load_config(options.config, options.overrides), resume=options.resume)
+
+
+def _distill(options: argparse.Namespace) -> None:
+    from training.config import load_config
+    from training.distill.run import distill
+
+    distill(load_config(options.config, options.overrides), resume=options.resume)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -193,11 +202,14 @@ def _trained(options: argparse.Namespace) -> tuple[TrainConfig, nn.Module, dict[
     """The configuration, the network with its weights, and where these come from."""
     from training.checkpoints import load_weights, read_checkpoint
     from training.config import load_config, portable
+    from training.distill.okdhp import deployable
     from training.models import create
 
     config = load_config(options.config, options.overrides)
-    network = create(config.model, **config.options)
     path = Path(options.weights or Path(config.output) / config.name / "best.pt")
+    if config.model == "okdhp" and not options.weights:
+        config, path = deployable(config)
+    network = create(config.model, **config.options)
     load_weights(network, path)
     provenance: dict[str, Any] = {
         "weights": path.name,

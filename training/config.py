@@ -279,6 +279,9 @@ def portable(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
         values.get("data", {}).pop(key, None)
     if values.get("weights"):
         values["weights"] = Path(values["weights"]).name
+    for name in ("teacher", *_CONFIG_PATHS):
+        if values.get("distill", {}).get(name):
+            values["distill"][name] = Path(values["distill"][name]).name
     for key, value in values.get("data", {}).items():
         if isinstance(value, str) and Path(value).is_absolute():
             values["data"][key] = "/".join(Path(value).parts[-2:])
@@ -354,6 +357,8 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
     if config.distill.method == "fpd":
         known = config.distill.teacher_config is not None
         check(known, "distill.teacher_config", "the teacher's configuration, which says what network it is")
+    given = config.distill.student_config is not None and config.weights is not None
+    check(not given, "weights", "these or distill.student_config, not both")
     check(
         (config.distill.method == "okdhp") == (config.model == "okdhp"),
         "distill.method",

@@ -21,6 +21,7 @@ from edgepose.errors import ModelFormatError, ParityError
 from edgepose.skeleton import SKELETONS
 from edgepose.spec import METADATA_KEY, Decoder, Grouping, ModelSpec
 from training.config import TrainConfig
+from training.models.outputs import final_heatmaps
 
 __all__ = ["check_output", "export", "model_spec", "onnx_difference"]
 
@@ -69,7 +70,12 @@ def check_output(network: nn.Module, spec: ModelSpec) -> None:
     """
     training, device = network.training, next(network.parameters()).device
     network.eval()
-    runs = [(size, _run(network, torch.zeros(1, 3, *size, device=device))) for size in _sizes(spec)]
+    runs = []
+    for size in _sizes(spec):
+        outputs = network(torch.zeros(1, 3, *size, device=device))
+        if spec.task == "topdown":
+            outputs = final_heatmaps(network, outputs)
+        runs.append((size, [outputs] if isinstance(outputs, Tensor) else outputs))
     network.train(training)
     joints = len(spec.skeleton)
     for (height, width), outputs in runs:
@@ -97,11 +103,6 @@ def check_output(network: nn.Module, spec: ModelSpec) -> None:
 def _sizes(spec: ModelSpec) -> Sequence[tuple[int, int]]:
     """Inputs (height, width) to check a network on."""
     return BOTTOM_UP_SIZES if spec.task == "bottomup" else [spec.input_size]
-
-
-def _run(network: nn.Module, image: Tensor) -> Sequence[Tensor]:
-    outputs = network(image)
-    return [outputs] if isinstance(outputs, Tensor) else outputs
 
 
 def _named(outputs: Sequence[Tensor], joints: int) -> dict[str, Tensor]:
@@ -140,11 +141,13 @@ def export(network: nn.Module, spec: ModelSpec, path: str | PathLike[str]) -> fl
     path.parent.mkdir(parents=True, exist_ok=True)
     network = copy.deepcopy(network).eval().cpu().float().to(memory_format=torch.contiguous_format)
     names = ["heatmaps"]
+    # Hooks, not a network around this one: its nodes keep their names.
     if spec.task == "bottomup":
         joints = len(spec.skeleton)
         names = list(_named(network(torch.zeros(1, 3, *BOTTOM_UP_SIZES[0])), joints))
-        # A hook, not a network around this one: its nodes keep their names.
         network.register_forward_hook(lambda _, __, outputs: tuple(_named(outputs, joints).values()))
+    else:
+        network.register_forward_hook(lambda module, _, outputs: final_heatmaps(module, outputs))
     part = path.with_name(path.name + ".part")
     try:
         _write(network, spec, names, part)
@@ -210,7 +213,9 @@ def onnx_difference(network: nn.Module, path: Path, sizes: Sequence[tuple[int, i
     for size, batch in itertools.product(sizes, (1, 3)):
         image = np.random.default_rng(batch).standard_normal((batch, 3, *size)).astype(np.float32)
         results = session.run(None, {"image": image})
-        for output, found in zip(_run(network, torch.from_numpy(image)), results, strict=True):
+        outputs = network(torch.from_numpy(image))
+        outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+        for output, found in zip(outputs, results, strict=True):
             expected = output.numpy()
             worst = max(worst, float(np.abs(found - expected).max() / max(expected.std(), FLAT)))
     return worst

@@ -8,8 +8,10 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +30,16 @@ from tqdm import tqdm
 from edgepose.errors import EdgePoseError, InvalidInputError, ModelFormatError
 from training.checkpoints import load_weights, read_checkpoint
 from training.config import TrainConfig, portable
+from training.distill.okdhp import student_config
 from training.evaluate import normalizer
 from training.export import check_output, model_spec
 from training.models import create
 from training.models.layers import init_weights
+from training.models.okdhp import Branched, extract_branch
 from training.precision import exempt_slow_bfloat16
 from training.tasks import make_task
 
-__all__ = ["DivergedError", "Trainer", "train"]
+__all__ = ["DivergedError", "Trainer", "is_complete", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +58,11 @@ def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
     """Train as configured; everything is written under ``output/name``.
 
     ``last.pt`` goes on with ``resume=True`` exactly where it stood; ``best.pt`` holds the weights
-    that did best on what is held out; ``log.jsonl`` has a line an epoch; TensorBoard reads the rest.
+    that did best on what is held out, ``student.pt`` the best branch of a branched network as a network of
+    its own; ``log.jsonl`` has a line an epoch; TensorBoard reads the rest.
+
+    With several stages (LPN's iterative training, section 3.3) each is such a run, in ``stage0`` and so on;
+    the best of all of them, and all lines of their logs, stand in the folder above.
 
     Returns:
         the last line of the log.
@@ -65,6 +73,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
         DivergedError: the loss is no longer finite.
     """
     folder = Path(config.output) / config.name
+    if config.stages > 1:
+        return _train_stages(config, folder, resume)
     last = folder / "last.pt"
     if resume and not last.is_file():
         raise InvalidInputError(f"cannot resume; found no {last}; start without --resume")
@@ -77,6 +87,52 @@ def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
     if resume:
         trainer.restore(last)
     return trainer.run()
+
+
+def _train_stages(config: TrainConfig, folder: Path, resume: bool) -> dict[str, Any]:
+    """Each stage starts from the best weights of the one before, with its whole schedule and other draws."""
+    line: dict[str, Any] = {}
+    for number in range(config.stages):
+        stage = replace(
+            config, name=f"{config.name}/stage{number}", stages=1, seed=config.seed + 1000 * number
+        )
+        if number > 0:
+            stage.weights = str(folder / f"stage{number - 1}" / "best.pt")
+            stage.fresh = []
+        begun = (folder / f"stage{number}" / "last.pt").is_file()
+        if begun and not resume:
+            train(stage)  # which refuses to overwrite it
+        log.info("stage %d of %d", number + 1, config.stages)
+        line = train(stage, resume=begun)
+    if int(os.environ.get("RANK", "0")) == 0:
+        _gather_stages(folder, config.stages)
+    return line
+
+
+def _gather_stages(folder: Path, stages: int) -> None:
+    """Bring the best weights and all logs of the stages into their common folder."""
+    folders = [folder / f"stage{number}" for number in range(stages)]
+    best = max(folders, key=lambda stage: read_checkpoint(stage / "last.pt")["best"])
+    for name in ("best.pt", "student.pt"):
+        if (best / name).is_file():
+            shutil.copy2(best / name, folder / f"{name}.part")
+            (folder / f"{name}.part").replace(folder / name)
+    lines = [
+        {"stage": number, **json.loads(text)}
+        for number, stage in enumerate(folders)
+        for text in (stage / "log.jsonl").read_text().splitlines()
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def is_complete(config: TrainConfig) -> bool:
+    """Has this run, with all its stages, come to its end?"""
+    folder = Path(config.output) / config.name
+    log_file = folder / "log.jsonl"
+    if not (folder / "best.pt").is_file() or not log_file.is_file():
+        return False
+    last = json.loads(log_file.read_text().splitlines()[-1])
+    return (last.get("stage", 0), last["epoch"]) == (config.stages - 1, config.epochs)
 
 
 def build_network(config: TrainConfig) -> nn.Module:
@@ -128,6 +184,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     )
     fabric.launch()
     if world > 1:
+        atexit.unregister(_leave_group)  # a further stage's
         atexit.register(_leave_group)
     return fabric
 
@@ -254,7 +311,10 @@ class Trainer:
         hidden = not self.fabric.is_global_zero or not os.isatty(2)
         for batch in tqdm(self._loader, desc=title, disable=hidden, leave=False):
             batch = move_data_to_device(batch, device)
-            loss = self._task.loss(self._model(self._normalize(batch["image"])), batch)
+            images = self._normalize(batch["image"])
+            outputs = self._model(images)
+            with self.fabric.autocast():  # a teacher looks at the images too
+                loss = self._task.loss(outputs, batch, images)
             self._optimizer.zero_grad()
             self.fabric.backward(loss)
             self._optimizer.step()
@@ -277,9 +337,10 @@ class Trainer:
             line |= self._task.evaluate(network, self.fabric.device)
             if line.get(self._task.figure, -math.inf) > self.best:
                 self.best = line[self._task.figure]
-                _save(
-                    self.folder / "best.pt", {"model": network.state_dict(), "config": portable(self.config)}
-                )
+                content = {"model": network.state_dict(), "config": portable(self.config)}
+                _save(self.folder / "best.pt", content)
+                if isinstance(network, Branched):
+                    self._save_student(network, line)
         for key, value in line.items():
             if key != "epoch":
                 writer.add_scalar(key, value, self.epoch)
@@ -298,6 +359,16 @@ class Trainer:
         }
         _save(self.folder / "last.pt", state)
         log.info("%s", line)
+
+    def _save_student(self, network: Branched, line: dict[str, Any]) -> None:
+        """Write the best of the branches that make the target."""
+        branch = max(network.target_branches(), key=lambda b: line[f"pck_branch{b + 1}"])
+        content = {
+            "model": extract_branch(network, branch).state_dict(),
+            "config": portable(student_config(self.config, network, branch)),
+            "branch": branch,
+        }
+        _save(self.folder / "student.pt", content)
 
     def _identity(self) -> dict[str, Any]:
         """What must not change when a run is resumed."""

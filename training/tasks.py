@@ -28,10 +28,14 @@ from training.data.mosaics import Layout, Mosaic, Mosaics
 from training.data.people import Crops, People
 from training.data.targets import gaussian_targets
 from training.data.transforms import Augmentation
+from training.distill.fpd import fpd_loss
+from training.distill.okdhp import okdhp_loss, ramp_up
+from training.distill.teacher import Teacher
 from training.evaluate import countable, evaluate
 from training.evaluate_bottomup import evaluate_pictures, predict_pictures
 from training.evaluate_mosaics import held_out_mosaics
-from training.losses import associative_embedding, heatmap_mse, joints_mse
+from training.losses import associative_embedding, heatmap_mse, joints_mse, joints_ohkm
+from training.models.okdhp import Branched, extract_branch
 from training.oks import oks_ap
 
 __all__ = [
@@ -66,8 +70,8 @@ class Task(Protocol):
     examples: Examples
     figure: str
 
-    def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
-        """The loss of the network's outputs on a batch of examples, on the same device."""
+    def loss(self, outputs: Any, batch: dict[str, Any], images: Tensor) -> Tensor:
+        """The loss of the network's outputs on a batch of examples and their normalised images."""
 
     def evaluate(self, network: nn.Module, device: torch.device) -> dict[str, float]:
         """Figures on what was held out."""
@@ -75,17 +79,23 @@ class Task(Protocol):
 
 def make_task(config: TrainConfig, spec: ModelSpec, network: nn.Module) -> Task:
     """The task of a configuration."""
-    return BottomUp(config, spec, network) if config.task == "bottomup" else TopDown(config, spec)
+    kind = BottomUp if config.task == "bottomup" else TopDown
+    return kind(config, spec, network)
 
 
 class TopDown:
-    """One person per crop: `joints_mse`, PCK@0.2 on the people held out."""
+    """One person per crop: a loss on every heatmap of the network, PCK@0.2 on the people held out.
+
+    The loss is `joints_mse` or `joints_ohkm`, that of a distillation, or the network's own.
+    """
 
     figure = "pck"
 
-    def __init__(self, config: TrainConfig, spec: ModelSpec) -> None:
+    def __init__(self, config: TrainConfig, spec: ModelSpec, network: nn.Module) -> None:
         self._config = config
         self._spec = spec
+        self._own_loss = getattr(network, "loss", None)
+        self._teacher = Teacher(config) if config.distill.method == "fpd" else None
         people, self._held_out = load_people(config)
         height, width = spec.input_size
         self._heatmap_size = (height // 4, width // 4)
@@ -95,18 +105,57 @@ class TopDown:
             people, spec.input_size, self._heatmap_size, spec.coordinates, Augmentation(**kept), config.seed
         )
 
-    def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+    def loss(self, outputs: Any, batch: dict[str, Any], images: Tensor) -> Tensor:
+        config, options = self._config, self._config.distill
+        if self._own_loss is not None:
+            return self._own_loss(outputs, batch["joints"], batch["weights"])
         targets, weights = gaussian_targets(
-            batch["joints"],
-            batch["weights"],
-            self._heatmap_size,
-            self._config.sigma,
-            unbiased=self._config.unbiased,
+            batch["joints"], batch["weights"], self._heatmap_size, config.sigma, unbiased=config.unbiased
         )
-        return joints_mse(outputs, targets, weights)
+        if options.method == "okdhp":
+            maps, ensemble = outputs
+            return okdhp_loss(
+                maps,
+                ensemble,
+                targets,
+                weights,
+                kd_weight=options.kd_weight * ramp_up(self.examples.epoch, options.ramp_up),
+                ensemble_weight=options.ensemble_weight,
+                temperature=options.temperature,
+                detach=options.detach,
+            )
+        maps = [outputs] if isinstance(outputs, Tensor) else outputs
+        if self._teacher is not None:
+            return fpd_loss(
+                maps,
+                targets,
+                self._teacher(images),
+                weights,
+                alpha=options.alpha,
+                masked=options.masked,
+                labelled=batch.get("labelled"),
+            )
+        total = targets.new_zeros(())
+        for predicted in maps:
+            if hard := config.losses.hard_joints:
+                total = total + joints_ohkm(predicted, targets, weights, hard)
+            else:
+                total = total + joints_mse(predicted, targets, weights)
+        return total
 
     def evaluate(self, network: nn.Module, device: torch.device) -> dict[str, float]:
-        return {"pck": float(np.mean(evaluate(network, self._spec, self._held_out, device=device)))}
+        """PCK; branched: of the best branch that makes the target, of each branch, of the ensemble."""
+        if not isinstance(network, Branched):
+            return {"pck": self._pck(network, device)}
+        figures = {
+            f"pck_branch{b + 1}": self._pck(extract_branch(network, b), device)
+            for b in range(len(network.students))
+        }
+        best = max(figures[f"pck_branch{b + 1}"] for b in network.target_branches())
+        return {"pck": best, **figures, "pck_ensemble": self._pck(network, device)}
+
+    def _pck(self, network: nn.Module, device: torch.device) -> float:
+        return float(np.mean(evaluate(network, self._spec, self._held_out, device=device)))
 
 
 class BottomUp:
@@ -150,7 +199,7 @@ class BottomUp:
         self.examples: Examples = Together(parts)
         self._pictures = None if mosaics else load_pictures(config, "validation")
 
-    def loss(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+    def loss(self, outputs: Any, batch: dict[str, Any], images: Tensor) -> Tensor:
         factors = self._losses
         total = torch.zeros((), device=outputs[0].device)
         stages = zip(outputs, batch["targets"], batch["masks"], batch["joints"], strict=True)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+from edgepose.errors import ModelFormatError
+from training.checkpoints import read_checkpoint
+from training.config import DistillConfig, TrainConfig
 from training.losses import joints_mse
+from training.models import create
+from training.models.okdhp import Branched
 
-__all__ = ["okdhp_loss", "pixel_kl", "ramp_up"]
+__all__ = ["deployable", "okdhp_loss", "pixel_kl", "ramp_up", "student_config"]
 
 
 def pixel_kl(predicted: Tensor, ensemble: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
@@ -72,3 +80,26 @@ def okdhp_loss(
         if kd_weight > 0:
             total = total + kd_weight * pixel_kl(output, teacher, weights, temperature)
     return total
+
+
+def student_config(config: TrainConfig, network: Branched, branch: int) -> TrainConfig:
+    """Configuration of the network that a branch of a trained one makes."""
+    options = {**network.students[branch], "joints": config.options["joints"]}
+    return replace(config, model=network.base, options=options, distill=DistillConfig())
+
+
+def deployable(config: TrainConfig) -> tuple[TrainConfig, Path]:
+    """Configuration and weights (``student.pt``) of the student that an OKDHP run has made.
+
+    Raises:
+        ModelNotFoundError: the run has none yet.
+        ModelFormatError: the file is not such a student.
+    """
+    path = Path(config.output) / config.name / "student.pt"
+    branch = read_checkpoint(path).get("branch")
+    if branch is None:
+        raise ModelFormatError(f"no student in {path}; found no 'branch'; train the configuration anew")
+    with torch.device("meta"):
+        network = create(config.model, **config.options)
+    assert isinstance(network, Branched)
+    return student_config(config, network, branch), path

@@ -131,13 +131,18 @@ def init_weights(network: nn.Module, scheme: str) -> None:
             deviation 0.001), or ``"kaiming"`` (fan-out), with which nets learn from scratch in
             fewer epochs; then GC blocks start as in their paper: attention by fan-in, and an
             identity because their last convolution is zero. The last layers, ``final_layer`` or
-            ``final_layers``, have a standard deviation of 0.001 in both.
+            ``final_layers``, have a standard deviation of 0.001 in both. ``"default"`` leaves the
+            network as it was built: hourglasses with PyTorch's own values, as they were published.
 
     Raises:
         InvalidInputError: the scheme is unknown.
     """
+    if scheme == "default":
+        return
     if scheme not in ("normal", "kaiming"):
-        raise InvalidInputError(f"unknown initialisation; found {scheme!r}; use 'normal' or 'kaiming'")
+        raise InvalidInputError(
+            f"unknown initialisation; found {scheme!r}; use 'normal', 'kaiming' or 'default'"
+        )
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             if scheme == "normal":

@@ -106,6 +106,10 @@ class Branched(nn.Module):
             ensemble = ensemble + weights[:, i] * maps
         return outputs, ensemble
 
+    def target_branches(self) -> list[int]:
+        """Branches that make the target network: the first, and those of its size."""
+        return [b for b, student in enumerate(self.students) if student == self.students[0]]
+
     def heatmaps(self, outputs: Outputs) -> Tensor:
         """The ensemble's heatmaps (n, joints, h/4, w/4)."""
         return outputs[1]

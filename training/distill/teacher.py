@@ -1,0 +1,78 @@
+"""The teacher of a distillation: which weights, and the network with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from edgepose.errors import InvalidInputError
+from training.checkpoints import load_weights
+from training.config import TrainConfig, load_config
+from training.models import create
+from training.models.outputs import final_heatmaps
+from training.precision import exempt_slow_bfloat16
+
+__all__ = ["Teacher", "best_weights", "related_config"]
+
+
+def related_config(config: TrainConfig, name: str) -> TrainConfig:
+    """The configuration that ``distill.teacher_config`` or ``student_config`` names.
+
+    It is trained beside the run that needs it: data folder, workers and output are this one's.
+    """
+    path = getattr(config.distill, name)
+    if path is None:
+        raise InvalidInputError(f"no {name}; found none in the configuration; give distill.{name}")
+    related = load_config(path)
+    related.output = config.output
+    related.data.root, related.data.workers = config.data.root, config.data.workers
+    return related
+
+
+def best_weights(config: TrainConfig) -> Path:
+    """Where a run keeps its best weights."""
+    return Path(config.output) / config.name / "best.pt"
+
+
+class Teacher:
+    """A trained network in evaluation mode that says what the student is to learn.
+
+    Raises:
+        InvalidInputError: its weights are not there, or it was made for other crops than the student's.
+        ModelFormatError: the weights are those of another network.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        own = related_config(config, "teacher_config")
+        path = Path(config.distill.teacher) if config.distill.teacher else best_weights(own)
+        if not path.is_file():
+            raise InvalidInputError(
+                f"no teacher; found no {path}; give distill.teacher, or let 'python -m training distill' "
+                "train it first"
+            )
+        for field in ("input_size", "color", "mean", "std", "skeleton", "coordinates"):
+            if getattr(own, field) != getattr(config, field):
+                raise InvalidInputError(
+                    f"teacher and student do not see the same; found {field} {getattr(own, field)} of the "
+                    f"teacher's and {getattr(config, field)}; both are given the same crops: train them alike"
+                )
+        self._network = create(own.model, **own.options)
+        load_weights(self._network, path)
+        self._network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self._slow_bfloat16 = config.precision != "32-true"
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Heatmaps (n, k, h, w) of normalised images (n, 3, h, w), on the images' device."""
+        network = self._on(images.device)
+        return final_heatmaps(network, network(images))
+
+    def _on(self, device: torch.device) -> nn.Module:
+        if next(self._network.parameters()).device != device:
+            self._network.to(device)
+        if self._slow_bfloat16 and device.type == "cpu":
+            exempt_slow_bfloat16(self._network)
+            self._slow_bfloat16 = False
+        return self._network
