@@ -31,6 +31,7 @@ from edgepose.errors import EdgePoseError, InvalidInputError, ModelFormatError
 from training.checkpoints import load_weights, read_checkpoint
 from training.config import TrainConfig, portable
 from training.distill.okdhp import student_config
+from training.distill.teacher import best_weights, related_config
 from training.evaluate import normalizer
 from training.export import check_output, model_spec
 from training.models import create
@@ -140,8 +141,11 @@ def build_network(config: TrainConfig) -> nn.Module:
     torch.manual_seed(config.seed)
     network = create(config.model, **config.options)
     init_weights(network, config.init)
-    if config.weights:
-        load_weights(network, config.weights, skip_head=True, fresh=config.fresh)
+    weights = config.weights
+    if weights is None and config.distill.student_config is not None:
+        weights = str(best_weights(related_config(config, "student_config")))
+    if weights:
+        load_weights(network, weights, skip_head=True, fresh=config.fresh)
     return network
 
 
