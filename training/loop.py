@@ -293,6 +293,7 @@ class Trainer:
                 "loss": loss,
                 "lr": self._schedule.get_last_lr()[0],
                 "seconds": round(time.perf_counter() - started, 1),
+                "pictures": len(self._loader) * self.config.batch_size * self.fabric.world_size,
             }
             if writer is not None:
                 self._finish_epoch(line, writer)
