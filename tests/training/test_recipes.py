@@ -18,7 +18,9 @@ from training.models.okdhp import extract_branch
 from training.tasks import picture_augmentation
 
 CONFIGS = Path(__file__).resolve().parents[2] / "training/configs"
-FILES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
+PLANS = {"comparison/cpu", "comparison/gpu"}
+"""Plans of several trainings, see test_comparison.py."""
+FILES = sorted({str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")} - PLANS)
 
 
 def read(name: str) -> TrainConfig:
