@@ -384,7 +384,7 @@ def okdhp(
     whole = {**known, **options}
     if base != "hourglass" and (stacks is not None or official_indices is not None):
         raise InvalidInputError(
-            f"{base} has no stacks; found stacks {stacks}, official_indices {official_indices}; leave them out"
+            f"{base} has no stacks; found stacks {stacks}, official_indices {official_indices}; give none"
         )
     if base == "mobilepose":
         branches = [1, 1, 1] if branches is None else list(branches)
