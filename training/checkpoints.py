@@ -108,10 +108,11 @@ def load_weights(
         network: changed in place.
         path: our checkpoint or an official one.
         skip_head: leave out tensors of another shape, for a net of another number of joints.
-        fresh: tensors whose key contains one of these texts keep their values too.
+        fresh: tensors whose key contains one of these texts keep their values too; the network and the
+            file may each have such that the other has not, as a classifier's head.
 
     Returns:
-        keys that were left out because of their shape or by `fresh`.
+        keys of the file that were left out because of their shape or by `fresh`.
 
     Raises:
         ModelNotFoundError: there is no such file.
@@ -119,16 +120,20 @@ def load_weights(
     """
     state = read_state_dict(path)
     own = network.state_dict()
-    differing = [k for k in state if k in own and state[k].shape != own[k].shape]
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    unknown = [k for k in state if k not in own]
+
+    def kept(key: str) -> bool:
+        return any(text in key for text in fresh)
+
+    differing = [k for k in state if k in own and state[k].shape != own[k].shape and not kept(k)]
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked") and not kept(k)]
+    unknown = [k for k in state if k not in own and not kept(k)]
     if missing or unknown or (differing and not skip_head):
         raise ModelFormatError(
             f"checkpoint {path} does not fit {type(network).__name__}; "
             f"{_some('missing', missing)}, {_some('unknown', unknown)}, "
             f"{_some('of another shape', differing)}; create the network with the options it was trained with"
         )
-    left_out = [k for k in state if k in differing or any(text in k for text in fresh)]
+    left_out = [k for k in state if k in differing or kept(k)]
     network.load_state_dict({k: v for k, v in state.items() if k not in left_out}, strict=False)
     return left_out
 

@@ -11,13 +11,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from edgepose.errors import InvalidInputError
 from edgepose.skeleton import SKELETONS
-from edgepose.spec import Grouping
+from edgepose.spec import Grouping, ModelSpec
 
 __all__ = ["TrainConfig", "load_config", "portable"]
 
@@ -43,7 +43,7 @@ class DataConfig:
     """File of MPII, COCO or, bottom-up, CrowdPose too, with people of ``skeleton``."""
     train_images: str | None = None
     skeleton: str | None = None
-    """Bottom-up: the pictures' joints, mapped to ``skeleton`` by name; none: they are the same."""
+    """In COCO's format: the pictures' joints, mapped to ``skeleton`` by name; none: they are the same."""
     repeat: int = 1
     """Bottom-up: views of each picture an epoch."""
     mosaics: list[float] = field(default_factory=list)
@@ -57,7 +57,7 @@ class DataConfig:
     unlabelled: str | None = None
     """FPD: folder of pictures without annotations, from which the student learns what the teacher says."""
     ids: list[int] = field(default_factory=list)
-    """Bottom-up: take these pictures alone of both files, which must have them; none: all."""
+    """In COCO's format: take these pictures alone of both files, which must have them; none: all."""
     limit: int | None = None
     """Train on the first people or pictures only (for quick trials)."""
     workers: int = 0
@@ -128,7 +128,7 @@ class DistillConfig:
 
 @dataclass
 class OptimizerConfig:
-    """``adam`` or ``adamw`` with a one-cycle schedule, or steps where milestones are given."""
+    """``adam``, ``adamw`` or ``rmsprop``; a one-cycle schedule, or steps where milestones are given."""
 
     name: str = "adam"
     lr: float = 1e-3
@@ -136,7 +136,8 @@ class OptimizerConfig:
     warmup: float = 0.1
     """Share of a one-cycle run in which the rate rises to ``lr``."""
     milestones: list[int] = field(default_factory=list)
-    """Epochs after which the rate falls to a tenth; none: one cycle down to zero."""
+    """Epochs after which the rate is multiplied by ``factor``; none: one cycle down to zero."""
+    factor: float = 0.1
 
 
 @dataclass
@@ -167,6 +168,9 @@ class TrainConfig:
     input_size: list[int] = field(default_factory=lambda: [256, 192])
     """Height and width in pixels; bottom-up: a square, the shorter side of the resized picture."""
     color: str = "rgb"
+    mean: list[float] = field(default_factory=lambda: list(ModelSpec.mean))
+    """Of each channel in its position, subtracted from value / 255."""
+    std: list[float] = field(default_factory=lambda: list(ModelSpec.std))
     padding: float = 1.25
     coordinates: str = "udp"
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -176,7 +180,8 @@ class TrainConfig:
     init: str = "normal"
     weights: str | None = None
     fresh: list[str] = field(default_factory=list)
-    """Parts of the names of tensors that keep their initial values when ``weights`` are loaded."""
+    """Parts of the names of tensors that keep their initial values when ``weights`` are loaded, and need not
+    be in the file; the file's own of these names are left out. So a classifier's weights become a body's."""
     data: DataConfig = field(default_factory=DataConfig)
     sigma: float = 2.0
     """Standard deviation of the targets in heatmap pixels."""
@@ -206,31 +211,67 @@ class TrainConfig:
 def load_config(path: str | PathLike[str], overrides: list[str] | None = None) -> TrainConfig:
     """Read a YAML configuration; `overrides` are ``key.sub=value`` texts.
 
+    A file with ``base: FILE``, from its own folder on, has the fields of that file and changes some; if it
+    names another ``model``, the options are its own alone.
+
     Raises:
-        InvalidInputError: the file is missing, not YAML, or a field is unknown, missing or not usable.
+        InvalidInputError: the file or its base is missing, not YAML, or its own base; a field is unknown,
+            missing or not usable.
     """
-    if not Path(path).is_file():
-        raise InvalidInputError(f"no configuration; found no file {path}; see training/configs")
+    content = _read(Path(path))
     try:
         merged = OmegaConf.merge(
-            OmegaConf.structured(TrainConfig), OmegaConf.load(path), OmegaConf.from_dotlist(overrides or [])
+            OmegaConf.structured(TrainConfig), content, OmegaConf.from_dotlist(overrides or [])
         )
         absent = OmegaConf.missing_keys(merged)
         if absent:
             raise ValueError(f"found no {', '.join(sorted(absent))}")
         config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, YAMLError, ValueError, TypeError, OSError) as error:
-        field_name = getattr(error, "full_key", None)
-        text = (f"{field_name}: " if field_name else "") + " ".join(str(error).split("\n    ")[0].split())
-        raise InvalidInputError(
-            f"configuration {path} is not usable; {text}; the fields are those of training/config.py"
-        ) from error
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise _unusable(path, error) from error
     assert isinstance(config, TrainConfig)
-    for name in _CONFIG_PATHS:
-        if value := getattr(config.distill, name):
-            setattr(config.distill, name, str(Path(path).parent / value))
     _check(config, path)
     return config
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> DictConfig:
+    """What a file and its bases say; paths of further configurations are from this folder on."""
+    if not path.is_file():
+        by = f", the base of {above[-1]}" if above else ""
+        raise InvalidInputError(f"no configuration; found no file {path}{by}; see training/configs")
+    if path.resolve() in above:
+        raise InvalidInputError(
+            f"configuration {path} is not usable; found it to be its own base; change base"
+        )
+    try:
+        content = OmegaConf.load(path)
+        if not isinstance(content, DictConfig):
+            raise ValueError("found no fields")
+        base = content.pop("base", None)
+        if base is not None and not isinstance(base, str):
+            raise ValueError(f"base: found {base!r}, give a path")
+        distill = content.get("distill") or {}
+        for name in _CONFIG_PATHS:
+            if isinstance(distill.get(name), str):
+                distill[name] = os.path.normpath(path.parent / distill[name])
+    except (OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
+        raise _unusable(path, error) from error
+    if base is None:
+        return content
+    below = _read(path.parent / base, (*above, path.resolve()))
+    if content.get("model", below.get("model")) != below.get("model"):
+        below.pop("options", None)  # of another network
+    merged = OmegaConf.merge(below, content)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _unusable(path: str | PathLike[str], error: Exception) -> InvalidInputError:
+    name = getattr(error, "full_key", None)
+    text = (f"{name}: " if name else "") + " ".join(str(error).split("\n    ")[0].split())
+    return InvalidInputError(
+        f"configuration {path} is not usable; {text}; the fields are those of training/config.py"
+    )
 
 
 def portable(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
@@ -259,7 +300,7 @@ _CHOICES = {
     "coordinates": ("udp", "legacy"),
     "init": ("normal", "kaiming", "default"),
     "precision": ("32-true", "bf16-mixed", "16-mixed"),
-    "optimizer.name": ("adam", "adamw"),
+    "optimizer.name": ("adam", "adamw", "rmsprop"),
     "data.people": ("lsp", "mpii", "coco"),
     "losses.grouping": ("exp", "max"),
     "distill.method": (None, "fpd", "okdhp"),
@@ -273,7 +314,7 @@ _RANGES = {
 }  # fmt: skip
 _SHARES = (
     "augment.rotation_probability", "augment.flip", "augment.half_body", "augment.scale", "augment.color",
-    "optimizer.warmup", "ema", "distill.alpha",
+    "optimizer.warmup", "optimizer.factor", "ema", "distill.alpha",
 )  # fmt: skip
 _COUNTS = {"data.validation": 1, "data.limit": 1, "data.workers": 0, "epochs": 1, "batch_size": 1,
            "data.repeat": 1, "evaluate_every": 1, "seed": 0,
@@ -302,8 +343,13 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
     check(config.ema < 1, "ema", "a number from 0 to below 1")
     for name, least in _COUNTS.items():
         check(value(name) is None or value(name) >= least, name, f"a whole number from {least}")
+    for name, low in (("mean", -math.inf), ("std", 0)):
+        numbers = value(name)
+        check(len(numbers) == 3 and all(low < v < math.inf for v in numbers), name, "a number per channel")
     sides = config.input_size
-    check(len(sides) == 2 and all(v > 0 and v % 4 == 0 for v in sides), "input_size", "[height, width]")
+    # One pixel more is what networks that pad nothing at their start need.
+    usable = len(sides) == 2 and all(v > 1 and v % 4 in (0, 1) for v in sides)
+    check(usable, "input_size", "[height, width], multiples of 4 or one more")
     if config.task == "bottomup":
         square = sides[0] == sides[1] and sides[0] % 32 == 0
         check(square, "input_size", "a square of a multiple of 32 for a bottom-up network")
@@ -324,6 +370,10 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
         "distill.method",
         "okdhp for the network okdhp, and for no other",
     )
+    if config.data.unlabelled is not None:
+        check(
+            config.distill.method == "fpd", "data.unlabelled", "none without a teacher (distill.method: fpd)"
+        )
     unknown = sorted(set(config.grouping) - {entry.name for entry in fields(Grouping)})
     check(not unknown, "grouping", "fields of edgepose.spec.Grouping alone")
     for name in (

@@ -49,6 +49,8 @@ def model_spec(config: TrainConfig, provenance: Mapping[str, Any] | None = None)
         input_size=(height, width),
         task=config.task,  # type: ignore[arg-type]
         color=config.color,  # type: ignore[arg-type]
+        mean=tuple(config.mean),  # type: ignore[arg-type]
+        std=tuple(config.std),  # type: ignore[arg-type]
         padding=config.padding,
         coordinates=config.coordinates,  # type: ignore[arg-type]
         decoder=Decoder(decoder.name, decoder.beta, decoder.refine, decoder.bias),  # type: ignore[arg-type]
@@ -82,7 +84,8 @@ def check_output(network: nn.Module, spec: ModelSpec) -> None:
         if spec.task == "topdown":
             expected = [(joints, *sides[0])]
             fits = found == expected
-            advice = "take a multiple of 32 for both sides of input_size, and joints from the skeleton"
+            fitting = getattr(network, "sides", "a multiple of 32")
+            advice = f"take {fitting} for both sides of input_size, and joints from the skeleton"
         else:
             expected = [(joints * (1 + (stage == 0)), *side) for stage, side in enumerate(sides)]
             channels = {shape[0] for shape in found}

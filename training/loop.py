@@ -10,7 +10,9 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from training.checkpoints import load_weights, read_checkpoint
 from training.config import TrainConfig, portable
 from training.data.loading import make_loader
 from training.distill.okdhp import student_config
+from training.distill.teacher import best_weights, related_config
 from training.evaluate import normalizer
 from training.export import check_output, model_spec
 from training.models import create
@@ -41,6 +44,12 @@ from training.tasks import make_task
 __all__ = ["DivergedError", "Trainer", "is_complete", "train"]
 
 log = logging.getLogger(__name__)
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "rmsprop": torch.optim.RMSprop,
+}
 
 
 class DivergedError(EdgePoseError):
@@ -133,8 +142,11 @@ def build_network(config: TrainConfig) -> nn.Module:
     torch.manual_seed(config.seed)
     network = create(config.model, **config.options)
     init_weights(network, config.init)
-    if config.weights:
-        load_weights(network, config.weights, skip_head=True, fresh=config.fresh)
+    weights = config.weights
+    if weights is None and config.distill.student_config is not None:
+        weights = str(best_weights(related_config(config, "student_config")))
+    if weights:
+        load_weights(network, weights, skip_head=True, fresh=config.fresh)
     return network
 
 
@@ -150,11 +162,10 @@ def build_optimizer(
         }
         for decays in (True, False)
     ]
-    kind = torch.optim.Adam if options.name == "adam" else torch.optim.AdamW
-    optimizer = kind(groups, lr=options.lr, fused=True)
+    optimizer = OPTIMIZERS[options.name](groups, lr=options.lr)
     if options.milestones:
         steps = [epoch * steps_per_epoch for epoch in options.milestones]
-        return optimizer, MultiStepLR(optimizer, steps, gamma=0.1)
+        return optimizer, MultiStepLR(optimizer, steps, gamma=options.factor)
     return optimizer, OneCycleLR(
         optimizer,
         options.lr,
@@ -282,6 +293,7 @@ class Trainer:
                 "loss": loss,
                 "lr": self._schedule.get_last_lr()[0],
                 "seconds": round(time.perf_counter() - started, 1),
+                "pictures": len(self._loader) * self.config.batch_size * self.fabric.world_size,
             }
             if writer is not None:
                 self._finish_epoch(line, writer)
@@ -352,7 +364,8 @@ class Trainer:
 
     def _save_student(self, network: Branched, line: dict[str, Any]) -> None:
         """Write the best of the branches that make the target."""
-        branch = max(network.target_branches(), key=lambda b: line[f"pck_branch{b + 1}"])
+        figure = self._task.figure
+        branch = max(network.target_branches(), key=lambda b: line[f"{figure}_branch{b + 1}"])
         content = {
             "model": extract_branch(network, branch).state_dict(),
             "config": portable(student_config(self.config, network, branch)),

@@ -182,6 +182,22 @@ def test_some_tensors_may_start_afresh(trained: Small, tmp_path: Path) -> None:
     assert torch.equal(network.final_layer.weight, trained.final_layer.weight)
 
 
+def test_a_body_of_another_network(trained: Small, tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    state = trained.state_dict()
+    del state["final_layer.weight"], state["final_layer.bias"]
+    torch.save({**state, "fc.weight": torch.ones(2)}, path)
+    network = Small()
+    weight = network.final_layer.weight.clone()
+    with pytest.raises(ModelFormatError, match=r"2 keys missing \(final_layer.*0 keys unknown"):
+        load_weights(network, path, fresh=["fc."])
+    with pytest.raises(ModelFormatError, match=r"0 keys missing, 1 keys unknown \(fc\.weight\)"):
+        load_weights(network, path, fresh=["final_layer"])
+    assert load_weights(network, path, fresh=["final_layer", "fc."]) == ["fc.weight"]
+    assert torch.equal(network.final_layer.weight, weight)
+    assert torch.equal(network.conv1.weight, trained.conv1.weight)
+
+
 def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
 

@@ -7,74 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from edgepose.errors import InvalidInputError
-from edgepose.spec import Grouping, default_joint_order
-from training.config import LossConfig, OptimizerConfig, load_config, portable
-from training.data.bottomup import PictureAugmentation
-from training.export import check_output, model_spec
-from training.models import create
-from training.tasks import picture_augmentation
+from edgepose.spec import ModelSpec
+from training.config import load_config, portable
+from training.export import model_spec
 
-CONFIGS = Path(__file__).resolve().parents[2] / "training/configs"
 Write = Callable[..., Path]
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_shipped_configurations_are_usable(path: Path) -> None:
-    config = load_config(path)
-    spec = model_spec(config)
-    with torch.device("meta"):  # without memory for weights
-        check_output(create(config.model, **config.options), spec)
-    assert not Path(config.data.root).is_absolute()
-
-
-def test_official_settings() -> None:
-    coco, mpii = (model_spec(load_config(CONFIGS / f"lpn/{name}_official.yaml")) for name in ("coco", "mpii"))
-    for spec in (coco, mpii):
-        assert (spec.coordinates, spec.padding) == ("legacy", 1.25)
-        assert (spec.decoder.name, spec.decoder.beta, spec.decoder.refine) == ("soft_argmax", 160, "quarter")
-    assert (coco.color, coco.decoder.bias, coco.input_size) == ("bgr", 0, (256, 192))
-    assert (mpii.color, mpii.decoder.bias, mpii.input_size) == ("rgb", 1, (256, 256))
-    baseline = model_spec(load_config(CONFIGS / "simplebaseline/coco_official.yaml"))
-    assert (baseline.color, baseline.decoder.name, baseline.decoder.refine) == ("bgr", "argmax", "quarter")
-    for name, size in (("coco", (256, 192)), ("mpii", (256, 256))):
-        spec = model_spec(load_config(CONFIGS / f"hrnet/{name}_official.yaml"))
-        assert (spec.color, spec.coordinates, spec.input_size) == ("rgb", "legacy", size)
-        assert (spec.decoder.name, spec.decoder.refine) == ("argmax", "quarter")
-
-
-def test_official_bottom_up_settings() -> None:
-    names = ("w32_512_coco", "w32_640_coco", "w48_640_coco", "w32_512_crowdpose")
-    specs = [model_spec(load_config(CONFIGS / f"higherhrnet/{name}_official.yaml")) for name in names]
-    assert [spec.input_size[0] for spec in specs] == [512, 640, 640, 512]
-    assert [spec.skeleton.name for spec in specs] == ["coco17"] * 3 + ["crowdpose14"]
-    for spec in specs:
-        assert (spec.task, spec.color, spec.coordinates) == ("bottomup", "rgb", "legacy")
-        assert spec.grouping == Grouping(joint_order=default_joint_order(spec.skeleton))
-
-
-@pytest.mark.parametrize(
-    ("name", "batch_size", "precision"),
-    [
-        ("w32_512_coco", 12, "32-true"),
-        ("w32_640_coco", 12, "16-mixed"),
-        ("w48_640_coco", 10, "16-mixed"),
-        ("w32_512_crowdpose", 12, "32-true"),
-    ],
-)
-def test_official_bottom_up_recipes(name: str, batch_size: int, precision: str) -> None:
-    config = load_config(CONFIGS / f"higherhrnet/{name}_official.yaml")
-    assert (config.batch_size, config.precision, config.epochs) == (batch_size, precision, 300)
-    assert config.optimizer == OptimizerConfig("adam", 1e-3, weight_decay=0, milestones=[200, 260])
-    assert config.losses == LossConfig(heatmap=1, push=1e-3, pull=1e-3, grouping="exp")
-    assert (config.sigma, config.unbiased, config.scale_aware) == (2, False, False)
-    assert picture_augmentation(config) == PictureAugmentation()  # the published one
-    data = config.data
-    names = [str(path).rpartition("_")[2] for path in (data.train_annotations, data.validation_annotations)]
-    coco = ["train2017.json", "val2017.json"]
-    assert names == (["trainval.json", "test.json"] if "crowdpose" in name else coco)
 
 
 def test_overrides_and_defaults(write_config: Write) -> None:
@@ -84,6 +23,69 @@ def test_overrides_and_defaults(write_config: Write) -> None:
     assert config.optimizer.milestones == [90, 120]
     assert config.options == {"joints": 16}
     assert config.decoder.refine == "taylor"
+
+
+def test_a_file_changes_fields_of_its_base(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    first = tmp_path / "first.yaml"
+    first.write_text(
+        "name: first\nmodel: lpn50\noptions: {attention: se}\nepochs: 7\n"
+        "augment: {scale: 0.1, flip: 0}\noptimizer: {milestones: [3, 5]}\n"
+    )
+    second = tmp_path / "deep/second.yaml"
+    second.write_text(
+        "base: ../first.yaml\nname: second\naugment: {scale: 0.2}\noptimizer: {milestones: [6]}\n"
+    )
+    config = load_config(second)
+    assert (config.name, config.model, config.epochs) == ("second", "lpn50", 7)
+    assert (config.augment.scale, config.augment.flip, config.optimizer.milestones) == (0.2, 0, [6])
+    assert config.options == {"attention": "se", "joints": 14}
+    assert load_config(second, ["epochs=8"]).epochs == 8
+    third = tmp_path / "third.yaml"
+    third.write_text("base: deep/second.yaml\nmodel: hrnet_w32\nsigma: 3\n")
+    config = load_config(third)
+    assert (config.name, config.epochs, config.sigma) == ("second", 7, 3)
+    assert config.options == {"joints": 14}  # attention is of the other network
+
+
+def test_paths_of_configurations_are_from_the_file_that_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("plain", "distilled"):
+        Path(folder).mkdir()
+    Path("plain/fpd.yaml").write_text(
+        "name: x\nmodel: lpn50\ndistill: {method: fpd, teacher_config: teacher.yaml}\n"
+    )
+    Path("distilled/more.yaml").write_text(
+        "base: ../plain/fpd.yaml\ndistill: {student_config: ../student.yaml}\n"
+    )
+    distill = load_config("distilled/more.yaml").distill
+    assert (distill.teacher_config, distill.student_config) == ("plain/teacher.yaml", "student.yaml")
+    absolute = tmp_path / "elsewhere.yaml"
+    given = load_config("distilled/more.yaml", [f"distill.teacher_config={absolute}"]).distill
+    assert given.teacher_config == str(absolute)
+
+
+def test_unusable_bases(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("base: none.yaml\nname: x\n")
+    with pytest.raises(InvalidInputError, match=r"no file \S+none\.yaml, the base of \S+x\.yaml"):
+        load_config(path)
+    (tmp_path / "y.yaml").write_text("base: x.yaml\nmodel: lpn50\n")
+    path.write_text("base: y.yaml\nname: x\n")
+    with pytest.raises(InvalidInputError, match="its own base"):
+        load_config(path)
+    path.write_text("base: [y.yaml]\nname: x\n")
+    with pytest.raises(InvalidInputError, match="base: found"):
+        load_config(path)
+
+
+def test_normalisation_is_carried_with_the_model(write_config: Write) -> None:
+    spec = model_spec(load_config(write_config()))
+    assert (spec.mean, spec.std) == (ModelSpec.mean, ModelSpec.std)
+    spec = model_spec(load_config(write_config(mean=[0.4, 0.5, 0.6], std=[1, 1, 1])))
+    assert (spec.mean, spec.std) == ((0.4, 0.5, 0.6), (1, 1, 1))
 
 
 def test_data_folder_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +119,10 @@ def test_what_is_stored_with_a_model_names_no_folder(write_config: Write, tmp_pa
         ("skeleton=coco", "skeleton is not usable; found 'coco'; give one of coco17"),
         ("coordinates=half", "coordinates is not usable"),
         ("precision=8", "precision is not usable"),
-        ("optimizer.name=sgd", "optimizer.name is not usable; found 'sgd'; give one of adam, adamw"),
+        ("optimizer.name=sgd", "optimizer.name is not usable; found 'sgd'; give one of adam, adamw, rmsprop"),
+        ("optimizer.factor=2", "optimizer.factor is not usable; found 2.0"),
+        ("mean=[0.5]", r"mean is not usable; found \[0.5\]; give a number per channel"),
+        ("std=[1,1,0]", "std is not usable"),
         ("optimizer.milestones=[0]", "optimizer.milestones is not usable"),
         ("decoder.refine=half", "decoder.refine is not usable"),
         ("init=zeros", "init is not usable"),

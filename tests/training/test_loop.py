@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgepose.errors import InvalidInputError, ModelFormatError
+from edgepose.errors import InvalidInputError, ModelFormatError, ModelNotFoundError
 from training import loop, tasks
 from training.__main__ import main
 from training.checkpoints import read_checkpoint, read_state_dict
 from training.config import load_config
-from training.loop import DivergedError, Trainer, train
+from training.loop import DivergedError, Trainer, build_network, build_optimizer, train
 
 ROOT = Path(__file__).resolve().parents[2]
 Write = Callable[..., Path]
@@ -118,6 +118,19 @@ def test_lpn_trains_in_mixed_precision(write_config: Write, precision: str) -> N
     assert np.isfinite(train(config)["loss"])
 
 
+def test_rmsprop_and_another_factor(write_config: Write) -> None:
+    options = {"name": "rmsprop", "lr": 0.4, "milestones": [1, 2], "factor": 0.5}
+    network = torch.nn.Linear(1, 1)
+    optimizer, schedule = build_optimizer(load_config(write_config(optimizer=options)), network, 3)
+    assert isinstance(optimizer, torch.optim.RMSprop)
+    rates = []
+    for _ in range(7):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.4] * 3 + [0.2] * 3 + [0.1])
+
+
 def test_milestones_lower_the_rate(write_config: Write, tmp_path: Path) -> None:
     """The official recipe: Adam, steps, targets on the nearest pixel, legacy coordinates."""
     path = write_config(
@@ -144,6 +157,18 @@ def test_weights_start_a_fresh_schedule(write_config: Write, tmp_path: Path) -> 
     for key, value in read_state_dict(best).items():
         assert torch.equal(trainer.network.state_dict()[key], value)
     assert trainer.run()["epoch"] == 1
+
+
+def test_a_student_starts_from_its_plain_training(write_config: Write, tmp_path: Path) -> None:
+    plain = write_config(name="plain", epochs=1)
+    distill = {"method": "fpd", "teacher_config": plain.name, "student_config": plain.name}
+    config = load_config(write_config(name="student", distill=distill, seed=2))
+    with pytest.raises(ModelNotFoundError, match=r"found no file .*plain/best\.pt"):
+        build_network(config)
+    train(load_config(plain))
+    state = build_network(config).state_dict()
+    for key, value in read_state_dict(tmp_path / "runs/plain/best.pt").items():
+        assert torch.equal(state[key], value)
 
 
 def test_workers_see_the_same_crops(write_config: Write) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import cv2
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-__all__ = ["EpochSampler", "Examples", "make_loader"]
+__all__ = ["EpochSampler", "Examples", "make_loader", "single_thread"]
 
 
 class Examples(Protocol):
@@ -69,7 +69,7 @@ def make_loader(
         batch_size,
         sampler=sampler,
         num_workers=workers,
-        worker_init_fn=_single_thread,
+        worker_init_fn=single_thread,
         collate_fn=_whole,
         drop_last=True,
         pin_memory=pin_memory,
@@ -83,6 +83,6 @@ def _whole(batch: dict[str, Any]) -> dict[str, Any]:
     return batch
 
 
-def _single_thread(_: int) -> None:
+def single_thread(_: int) -> None:
     """Workers are as many as there are cores to use; OpenCV's own threads do not survive a fork."""
     cv2.setNumThreads(0)

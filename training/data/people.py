@@ -26,7 +26,7 @@ from training.data.transforms import (
     warp,
 )
 
-__all__ = ["Crops", "People", "Pictures", "Views", "read_picture"]
+__all__ = ["Crops", "People", "Pictures", "Views", "pad_boxes", "read_picture"]
 
 
 def read_picture(path: Path) -> NDArray[Any]:
@@ -42,11 +42,23 @@ def read_picture(path: Path) -> NDArray[Any]:
     return image
 
 
+def pad_boxes(boxes: NDArray[np.floating], padding: float) -> NDArray[np.float32]:
+    """Grow boxes (n, 4) xyxy around their centres by a factor."""
+    boxes = np.asarray(boxes, np.float64)
+    center, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) * (padding / 2)
+    return np.concatenate([center - half, center + half], 1).astype(np.float32)
+
+
 class Pictures(Sequence[NDArray[np.uint8]]):
-    """Pictures in memory (arrays) and in files (paths), which are read whenever they are asked for."""
+    """Pictures in memory (arrays) and in files (paths), which are read whenever they are asked for.
+
+    The last file read is kept, so that people of one picture who follow each other share it; what is
+    handed out must not be written to.
+    """
 
     def __init__(self, sources: Sequence[NDArray[np.uint8] | Path]) -> None:
         self._sources = sources
+        self._last: tuple[Path, NDArray[np.uint8]] | None = None
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -55,7 +67,11 @@ class Pictures(Sequence[NDArray[np.uint8]]):
         found = self._sources[index]
         if isinstance(index, slice):
             return Pictures(found)
-        return read_picture(found) if isinstance(found, Path) else found
+        if not isinstance(found, Path):
+            return found
+        if self._last is None or self._last[0] != found:
+            self._last = found, read_picture(found)
+        return self._last[1]
 
     def __add__(self, other: Sequence[NDArray[np.uint8]]) -> Pictures:
         added = other._sources if isinstance(other, Pictures) else other
@@ -76,7 +92,8 @@ class People:
         images: BGR uint8 pictures (h, w, 3).
         joints: (n, k, 2) in pixels of their picture.
         visible: (n, k), 0 where not labelled.
-        boxes: (n, 4) xyxy, the region to be looked at before it grows to the input's aspect.
+        boxes: (n, 4) xyxy, the region to be looked at, padding included, before it grows to the input's
+            aspect.
     """
 
     skeleton: Skeleton

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgepose.errors import InvalidInputError
 from training.config import TrainConfig
-from training.distill.teacher import best_weights, related_config
+from training.distill.teacher import related_config
 from training.loop import is_complete, train
 
 __all__ = ["distill"]
@@ -36,9 +35,7 @@ def distill(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
     if options.method == "fpd" and options.teacher is None:
         _complete(related_config(config, "teacher_config"), "teacher")
     if options.student_config is not None:
-        student = related_config(config, "student_config")
-        _complete(student, "plain student")
-        config = replace(config, weights=str(best_weights(student)))
+        _complete(related_config(config, "student_config"), "plain student")
     begun = any((Path(config.output) / config.name).glob("**/last.pt"))
     return train(config, resume=resume and begun)
 

@@ -53,7 +53,7 @@ class Teacher:
                 f"no teacher; found no {path}; give distill.teacher, or let 'python -m training distill' "
                 "train it first"
             )
-        for field in ("input_size", "color", "skeleton", "coordinates"):
+        for field in ("input_size", "color", "mean", "std", "skeleton", "coordinates"):
             if getattr(own, field) != getattr(config, field):
                 raise InvalidInputError(
                     f"teacher and student do not see the same; found {field} {getattr(own, field)} of the "
