@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from training.config import TrainConfig
 
-EVALUATION = """measure a network: top-down PCK@0.2 on LSP's 1,000 test pictures; bottom-up AP on the
-pictures of data.validation_annotations, or, where there are none and data.mosaics are given, AP and PCK@0.2
-on 200 mosaics of 2x2 people of LSP's test pictures"""
+EVALUATION = """measure a network: top-down PCK@0.2 on LSP's 1,000 test pictures, PCKh on MPII's or AP on
+COCO's data.validation_annotations; bottom-up AP on the pictures of data.validation_annotations, or, where
+there are none and data.mosaics are given, AP and PCK@0.2 on 200 mosaics of 2x2 people of LSP's test
+pictures"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -114,49 +115,51 @@ def _distill(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     config, network, _ = _trained(options)
-    bottom_up = config.task == "bottomup"
-    table = (_bottom_up_figures if bottom_up else _top_down_figures)(options, config, network)
+    measure = _bottom_up_figures if config.task == "bottomup" else _top_down_figures
+    table = {name: v for name, v in measure(options, config, network).items() if not math.isnan(v)}
     if options.json:
         print(json.dumps(table))
         return
     for name, value in table.items():
-        print(f"{name:<12} {value:8.4f}" if bottom_up else f"{name:<10} {value:6.2f}")
+        print(f"{name:<12} {value:8.4f}" if "AP" in table else f"{name:<12} {value:6.2f}")
 
 
 def _top_down_figures(
     options: argparse.Namespace, config: TrainConfig, network: nn.Module
 ) -> dict[str, float]:
-    from training.data.lsp import load_lsp
+    import torch
+
+    from training.data.sets import load_test
     from training.evaluate import evaluate
     from training.export import model_spec
-    from training.metrics import pck_table
 
     if options.scales:
         raise InvalidInputError(
             f"cannot evaluate a top-down network at scales {options.scales}; a person fills its crop; "
             "leave out --scales"
         )
-    spec = model_spec(config)
-    people = load_lsp(Path(config.data.root) / "lsp", 1001, 2000)
-    if spec.skeleton != people.skeleton:
-        raise InvalidInputError(
-            f"cannot score {spec.skeleton.name} on Leeds Sports Pose; its people have "
-            f"{people.skeleton.name}; evaluate a network of that skeleton"
-        )
-    return pck_table(evaluate(network, spec, people, flip_test=options.flip_test), spec.skeleton)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return evaluate(
+        network.to(device),
+        model_spec(config),
+        load_test(config),
+        flip_test=options.flip_test,
+        workers=config.data.workers,
+        device=device,
+    )
 
 
 def _bottom_up_figures(
     options: argparse.Namespace, config: TrainConfig, network: nn.Module
 ) -> dict[str, float]:
-    """Figures on annotated pictures or, where there are none, on mosaics; those that are NaN are left out."""
+    """Figures on annotated pictures or, where there are none, on mosaics."""
     import torch
 
     from training.data.lsp import load_lsp
+    from training.data.sets import load_pictures
     from training.evaluate_bottomup import evaluate_pictures, predict_pictures
     from training.evaluate_mosaics import held_out_mosaics, mosaic_figures
     from training.export import model_spec
-    from training.tasks import load_pictures
 
     spec = model_spec(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -175,7 +178,7 @@ def _bottom_up_figures(
         table = evaluate_pictures(
             network, spec, pictures, flip_test=options.flip_test, scales=scales, device=device
         )
-    return {name: value for name, value in table.items() if not math.isnan(value)}
+    return table
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -43,7 +43,7 @@ class DataConfig:
     """File of MPII, COCO or, bottom-up, CrowdPose too, with people of ``skeleton``."""
     train_images: str | None = None
     skeleton: str | None = None
-    """Bottom-up: the pictures' joints, mapped to ``skeleton`` by name; none: they are the same."""
+    """In COCO's format: the pictures' joints, mapped to ``skeleton`` by name; none: they are the same."""
     repeat: int = 1
     """Bottom-up: views of each picture an epoch."""
     mosaics: list[float] = field(default_factory=list)
@@ -57,11 +57,14 @@ class DataConfig:
     unlabelled: str | None = None
     """FPD: folder of pictures without annotations, from which the student learns what the teacher says."""
     ids: list[int] = field(default_factory=list)
-    """Bottom-up: take these pictures alone of both files, which must have them; none: all."""
+    """In COCO's format: take these pictures alone of both files, which must have them; none: all."""
     limit: int | None = None
     """Train on the first people or pictures only (for quick trials)."""
     workers: int = 0
     """Processes that load pictures beside each training process."""
+    device: bool = False
+    """Top-down: keep the pictures in the device's memory and crop and recolour there. The views are the
+    same; their grey levels may differ by rounding."""
 
 
 @dataclass
@@ -275,7 +278,7 @@ def portable(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
     """A configuration, or its values in a checkpoint, without what holds on one machine alone."""
     values = asdict(config) if isinstance(config, TrainConfig) else copy.deepcopy(dict(config))
     values.pop("output", None)
-    for key in ("root", "workers"):
+    for key in ("root", "workers", "device"):
         values.get("data", {}).pop(key, None)
     if values.get("weights"):
         values["weights"] = Path(values["weights"]).name
@@ -344,12 +347,15 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
         numbers = value(name)
         check(len(numbers) == 3 and all(low < v < math.inf for v in numbers), name, "a number per channel")
     sides = config.input_size
-    check(len(sides) == 2 and all(v > 0 and v % 4 == 0 for v in sides), "input_size", "[height, width]")
+    # One pixel more is what networks that pad nothing at their start need.
+    usable = len(sides) == 2 and all(v > 1 and v % 4 in (0, 1) for v in sides)
+    check(usable, "input_size", "[height, width], multiples of 4 or one more")
     if config.task == "bottomup":
         square = sides[0] == sides[1] and sides[0] % 32 == 0
         check(square, "input_size", "a square of a multiple of 32 for a bottom-up network")
         check(config.coordinates == "legacy", "coordinates", "legacy for a bottom-up network")
         check(config.distill.method is None, "distill.method", "none for a bottom-up network")
+        check(not config.data.device, "data.device", "false for a bottom-up network")
     if config.data.people != "lsp" and config.task == "topdown":
         for part in ("train", "validation"):
             for kind in ("annotations", "images"):
@@ -364,6 +370,10 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
         "distill.method",
         "okdhp for the network okdhp, and for no other",
     )
+    if config.data.unlabelled is not None:
+        check(
+            config.distill.method == "fpd", "data.unlabelled", "none without a teacher (distill.method: fpd)"
+        )
     unknown = sorted(set(config.grouping) - {entry.name for entry in fields(Grouping)})
     check(not unknown, "grouping", "fields of edgepose.spec.Grouping alone")
     for name in (

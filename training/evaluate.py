@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader
 from edgepose import kernels
 from edgepose.pipeline.geometry import apply_affine, crop_affine
 from edgepose.spec import ModelSpec
+from training.data.loading import single_thread
 from training.data.people import Crops, People
-from training.metrics import lsp_torso, pck
 from training.models.outputs import final_heatmaps
+from training.scorers import Scorer
 
-__all__ = ["countable", "decode", "evaluate", "normalizer", "predict"]
+__all__ = ["decode", "evaluate", "normalizer", "predict"]
 
 
 def normalizer(spec: ModelSpec, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -39,11 +40,21 @@ def predict(
     *,
     flip_test: bool = False,
     batch_size: int = 64,
+    workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Joints (n, k, 2) in pixels of each person's picture, and scores (n, k).
 
-    The network is left in evaluation mode. Each person's region is used as it is, without padding.
+    The network is left in evaluation mode. Each person's region is used as it is: padding is part of it.
+
+    Args:
+        network: on the device.
+        spec: how its input and output are to be read.
+        people: whose joints are not looked at.
+        flip_test: average with the mirrored crops.
+        batch_size: crops at a time.
+        workers: processes that read pictures.
+        device: where the network is.
     """
     device = torch.device(device)
     heatmap_size = (spec.input_size[0] // 4, spec.input_size[1] // 4)
@@ -51,7 +62,7 @@ def predict(
     normalize = normalizer(spec, device)
     network.eval()
     coords, scores = [], []
-    for batch in DataLoader(crops, batch_size):
+    for batch in DataLoader(crops, batch_size, num_workers=workers, worker_init_fn=single_thread):
         images = normalize(batch["image"].to(device)).contiguous(memory_format=torch.channels_last)
         maps = _maps(network, images)
         if flip_test:
@@ -81,20 +92,15 @@ def decode(maps: NDArray[np.float32], spec: ModelSpec) -> tuple[NDArray[np.float
     return coords, scores
 
 
-def countable(people: People) -> NDArray[np.bool_]:
-    """Joints (n, k) that count in PCK on LSP: those labelled, of people whose torso is."""
-    torso = [people.skeleton.index(name) for name in ("left_shoulder", "right_hip")]
-    return (people.visible > 0) & (people.visible[:, torso] > 0).all(1, keepdims=True)
-
-
 def evaluate(
     network: nn.Module,
     spec: ModelSpec,
-    people: People,
+    scorer: Scorer,
     *,
     flip_test: bool = False,
+    workers: int = 0,
     device: torch.device | str = "cpu",
-) -> NDArray[np.float64]:
-    """PCK@0.2 per joint (14,) on LSP people, in percent of the joints that are `countable`."""
-    found, _ = predict(network, spec, people, flip_test=flip_test, device=device)
-    return pck(found, people.joints, lsp_torso(people.joints), counted=countable(people))
+) -> dict[str, float]:
+    """The scorer's table of figures of a network; see `predict`."""
+    found = predict(network, spec, scorer.people, flip_test=flip_test, workers=workers, device=device)
+    return scorer.table(*found)

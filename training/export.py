@@ -84,7 +84,8 @@ def check_output(network: nn.Module, spec: ModelSpec) -> None:
         if spec.task == "topdown":
             expected = [(joints, *sides[0])]
             fits = found == expected
-            advice = "take a multiple of 32 for both sides of input_size, and joints from the skeleton"
+            fitting = getattr(network, "sides", "a multiple of 32")
+            advice = f"take {fitting} for both sides of input_size, and joints from the skeleton"
         else:
             expected = [(joints * (1 + (stage == 0)), *side) for stage, side in enumerate(sides)]
             channels = {shape[0] for shape in found}

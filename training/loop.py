@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
 import json
 import logging
@@ -15,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities import move_data_to_device
@@ -23,13 +23,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from edgepose.errors import EdgePoseError, InvalidInputError, ModelFormatError
 from training.checkpoints import load_weights, read_checkpoint
 from training.config import TrainConfig, portable
+from training.data.loading import make_loader
 from training.distill.okdhp import student_config
 from training.distill.teacher import best_weights, related_config
 from training.evaluate import normalizer
@@ -45,8 +46,8 @@ __all__ = ["DivergedError", "Trainer", "is_complete", "train"]
 log = logging.getLogger(__name__)
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
+    "adam": functools.partial(torch.optim.Adam, fused=True),
+    "adamw": functools.partial(torch.optim.AdamW, fused=True),
     "rmsprop": torch.optim.RMSprop,
 }
 
@@ -222,7 +223,7 @@ class Trainer:
 
         self.network = build_network(config).to(memory_format=torch.channels_last)
         check_output(self.network, self.spec)
-        self._task = make_task(config, self.spec, self.network)
+        self._task = make_task(config, self.spec, self.network, self.fabric.device)
         self._loader = self._make_loader()
         if self.fabric.device.type == "cpu" and config.precision != "32-true":
             exempt_slow_bfloat16(self.network)
@@ -237,17 +238,13 @@ class Trainer:
 
     def _make_loader(self) -> DataLoader[dict[str, Any]]:
         config, fabric, examples = self.config, self.fabric, self._task.examples
-        many = fabric.world_size > 1
-        self._sampler: DistributedSampler[Any] = DistributedSampler(
-            examples, fabric.world_size, fabric.global_rank, seed=config.seed, drop_last=many
-        )
-        loader = DataLoader(
+        loader, self._sampler = make_loader(
             examples,
             config.batch_size,
-            sampler=self._sampler,
-            num_workers=config.data.workers,
-            worker_init_fn=_single_thread,
-            drop_last=True,
+            seed=config.seed,
+            workers=config.data.workers,
+            processes=fabric.world_size,
+            rank=fabric.global_rank,
             pin_memory=fabric.device.type == "cuda",
         )
         if len(loader) == 0:
@@ -314,7 +311,7 @@ class Trainer:
         title = f"epoch {self.epoch + 1}/{config.epochs}"
         hidden = not self.fabric.is_global_zero or not os.isatty(2)
         for batch in tqdm(self._loader, desc=title, disable=hidden, leave=False):
-            batch = move_data_to_device(batch, device)
+            batch = self._task.complete(move_data_to_device(batch, device))
             images = self._normalize(batch["image"])
             outputs = self._model(images)
             with self.fabric.autocast():  # a teacher looks at the images too
@@ -366,7 +363,8 @@ class Trainer:
 
     def _save_student(self, network: Branched, line: dict[str, Any]) -> None:
         """Write the best of the branches that make the target."""
-        branch = max(network.target_branches(), key=lambda b: line[f"pck_branch{b + 1}"])
+        figure = self._task.figure
+        branch = max(network.target_branches(), key=lambda b: line[f"{figure}_branch{b + 1}"])
         content = {
             "model": extract_branch(network, branch).state_dict(),
             "config": portable(student_config(self.config, network, branch)),
@@ -389,11 +387,6 @@ class Trainer:
                 f"cannot resume {path} with another configuration; found {found}; resume with the same "
                 "one, or start a new run from these weights (weights: FILE)"
             )
-
-
-def _single_thread(_: int) -> None:
-    """Workers are as many as there are cores to use; OpenCV's own threads do not survive a fork."""
-    cv2.setNumThreads(0)
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Losses on heatmaps and tags."""
+"""Losses on heatmaps, tags and coordinates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from torch import Tensor
 
 from edgepose.errors import InvalidInputError
 
-__all__ = ["associative_embedding", "heatmap_mse", "joints_mse", "joints_ohkm"]
+__all__ = ["associative_embedding", "dsnt_loss", "heatmap_mse", "joints_mse", "joints_ohkm", "to_unit"]
+
+EPSILON = 1e-24
+"""Added to a probability before its logarithm is taken."""
 
 
 def joints_mse(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
@@ -103,3 +106,42 @@ def associative_embedding(tags: Tensor, joints: Tensor, kind: str = "exp") -> tu
     pairs = pairs * (1 - torch.eye(pairs.shape[-1], device=pairs.device))
     push = 0.5 * (near * pairs).sum((1, 2)) / (persons * (persons - 1)).clamp(min=1)
     return push.mean(), pull.mean()
+
+
+def to_unit(pixels: Tensor, length: int | Tensor) -> Tensor:
+    """Positions along an axis of `length` pixels, from -1 to 1 between its outer edges (DSNT)."""
+    return (2 * pixels - (length - 1)) / length
+
+
+def dsnt_loss(
+    coords: Tensor, heatmaps: Tensor, target: Tensor, weights: Tensor, sigma: float = 1.0
+) -> Tensor:
+    """Loss of coordinates and their heatmaps of DSNT (Nibali et al. 2018, arXiv 1801.07372) and MobilePose.
+
+    For a joint, the Euclidean distance of the coordinates and the Jensen-Shannon divergence of the heatmap
+    and a normalised Gaussian about the target; the loss is the weighted mean over batch and joints.
+
+    Args:
+        coords: (n, k, 2) as (x, y), in the units of `to_unit`.
+        heatmaps: (n, k, h, w), each summing up to 1.
+        target: (n, k, 2), as `coords`.
+        weights: (n, k), 0 for joints that do not count.
+        sigma: standard deviation of the Gaussian in pixels.
+    """
+    heatmaps = heatmaps.float()
+    profiles = []
+    for axis, length in enumerate((heatmaps.shape[3], heatmaps.shape[2])):
+        positions = to_unit(torch.arange(length, device=heatmaps.device), length)
+        offset = (positions - target[..., axis, None]) * (length / 2)
+        profiles.append(torch.exp(-offset.square() / (2 * sigma**2)))
+    gaussian = profiles[1][..., :, None] * profiles[0][..., None, :]
+    gaussian = gaussian / (gaussian.sum((2, 3), keepdim=True) + EPSILON)
+    middle = (heatmaps + gaussian) / 2
+    divergence = (_divergence(heatmaps, middle) + _divergence(gaussian, middle)) / 2
+    distance = torch.linalg.vector_norm(coords.float() - target, dim=-1)
+    return ((distance + divergence) * weights).sum() / weights.sum().clamp(min=1)
+
+
+def _divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of maps (n, k, h, w) of probabilities, (n, k)."""
+    return (p * ((p + EPSILON).log() - (q + EPSILON).log())).sum((2, 3))

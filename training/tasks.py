@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgepose.errors import InvalidInputError
-from edgepose.skeleton import SKELETONS
 from edgepose.spec import ModelSpec
 from training.config import TrainConfig
 from training.data.bottomup import (
@@ -22,18 +18,17 @@ from training.data.bottomup import (
     Together,
     WholePictures,
 )
-from training.data.coco import PictureSet, read_annotations
-from training.data.lsp import load_lsp, load_lspet, lspet_count
-from training.data.mosaics import Layout, Mosaic, Mosaics
-from training.data.people import Crops, People
+from training.data.device import DevicePictures
+from training.data.loading import Examples
+from training.data.people import Crops, Views
+from training.data.sets import load_mosaics, load_people, load_pictures
 from training.data.targets import gaussian_targets
 from training.data.transforms import Augmentation
 from training.distill.fpd import fpd_loss
 from training.distill.okdhp import okdhp_loss, ramp_up
 from training.distill.teacher import Teacher
-from training.evaluate import countable, evaluate
+from training.evaluate import evaluate
 from training.evaluate_bottomup import evaluate_pictures, predict_pictures
-from training.evaluate_mosaics import held_out_mosaics
 from training.losses import associative_embedding, heatmap_mse, joints_mse, joints_ohkm
 from training.models.okdhp import Branched, extract_branch
 from training.oks import oks_ap
@@ -42,33 +37,24 @@ __all__ = [
     "BottomUp",
     "Task",
     "TopDown",
-    "load_people",
-    "load_pictures",
     "make_task",
     "picture_augmentation",
 ]
-
-
-class Examples(Protocol):
-    """A data set whose items depend on the epoch."""
-
-    epoch: int
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
 
 
 class Task(Protocol):
     """Data, loss and evaluation of a run.
 
     Attributes:
-        examples: items with an ``image`` (h, w, 3) uint8 BGR.
+        examples: items with an ``image`` (h, w, 3) uint8 BGR, or with what `complete` makes it from.
         figure: name of the figure, the higher the better, by which the best checkpoint is chosen.
     """
 
     examples: Examples
     figure: str
+
+    def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch on the device with its ``image`` (n, h, w, 3) uint8 BGR."""
 
     def loss(self, outputs: Any, batch: dict[str, Any], images: Tensor) -> Tensor:
         """The loss of the network's outputs on a batch of examples and their normalised images."""
@@ -77,33 +63,44 @@ class Task(Protocol):
         """Figures on what was held out."""
 
 
-def make_task(config: TrainConfig, spec: ModelSpec, network: nn.Module) -> Task:
-    """The task of a configuration."""
-    kind = BottomUp if config.task == "bottomup" else TopDown
-    return kind(config, spec, network)
+def make_task(config: TrainConfig, spec: ModelSpec, network: nn.Module, device: torch.device) -> Task:
+    """The task of a configuration, trained on a device."""
+    if config.task == "bottomup":
+        return BottomUp(config, spec, network)
+    return TopDown(config, spec, network, device)
 
 
 class TopDown:
-    """One person per crop: a loss on every heatmap of the network, PCK@0.2 on the people held out.
+    """One person per crop: a loss on every heatmap of the network; PCK, PCKh or AP on the people held out.
 
-    The loss is `joints_mse` or `joints_ohkm`, that of a distillation, or the network's own.
+    The loss is `joints_mse` or `joints_ohkm`, that of a distillation, or the network's own; the figure
+    is that of the data set.
     """
 
-    figure = "pck"
-
-    def __init__(self, config: TrainConfig, spec: ModelSpec, network: nn.Module) -> None:
+    def __init__(
+        self, config: TrainConfig, spec: ModelSpec, network: nn.Module, device: torch.device
+    ) -> None:
         self._config = config
         self._spec = spec
         self._own_loss = getattr(network, "loss", None)
         self._teacher = Teacher(config) if config.distill.method == "fpd" else None
-        people, self._held_out = load_people(config)
+        people, self._scorer = load_people(config)
+        self.figure = self._scorer.figure
         height, width = spec.input_size
         self._heatmap_size = (height // 4, width // 4)
         augment = asdict(config.augment)
         kept = {name: augment[name] for name in Augmentation.__dataclass_fields__}
-        self.examples: Examples = Crops(
+        kind = Views if config.data.device else Crops
+        self.examples: Examples = kind(
             people, spec.input_size, self._heatmap_size, spec.coordinates, Augmentation(**kept), config.seed
         )
+        self._pictures = DevicePictures(people.images, device) if config.data.device else None
+
+    def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self._pictures is None:
+            return batch
+        index, matrix, gain = batch["index"], batch["matrix"], batch.get("gain")
+        return {**batch, "image": self._pictures.crops(index, matrix, self._spec.input_size, gain)}
 
     def loss(self, outputs: Any, batch: dict[str, Any], images: Tensor) -> Tensor:
         config, options = self._config, self._config.distill
@@ -144,18 +141,20 @@ class TopDown:
         return total
 
     def evaluate(self, network: nn.Module, device: torch.device) -> dict[str, float]:
-        """PCK; branched: of the best branch that makes the target, of each branch, of the ensemble."""
+        """The set's figure; branched: of the best branch that makes the target, of each, of the ensemble."""
         if not isinstance(network, Branched):
-            return {"pck": self._pck(network, device)}
-        figures = {
-            f"pck_branch{b + 1}": self._pck(extract_branch(network, b), device)
-            for b in range(len(network.students))
+            return {self.figure: self._score(network, device)}
+        branches = [self._score(extract_branch(network, b), device) for b in range(len(network.students))]
+        return {
+            self.figure: max(branches[b] for b in network.target_branches()),
+            **{f"{self.figure}_branch{b + 1}": value for b, value in enumerate(branches)},
+            f"{self.figure}_ensemble": self._score(network, device),
         }
-        best = max(figures[f"pck_branch{b + 1}"] for b in network.target_branches())
-        return {"pck": best, **figures, "pck_ensemble": self._pck(network, device)}
 
-    def _pck(self, network: nn.Module, device: torch.device) -> float:
-        return float(np.mean(evaluate(network, self._spec, self._held_out, device=device)))
+    def _score(self, network: nn.Module, device: torch.device) -> float:
+        workers = self._config.data.workers
+        table = evaluate(network, self._spec, self._scorer, workers=workers, device=device)
+        return table[self._scorer.headline]
 
 
 class BottomUp:
@@ -199,6 +198,9 @@ class BottomUp:
         self.examples: Examples = Together(parts)
         self._pictures = None if mosaics else load_pictures(config, "validation")
 
+    def complete(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return batch
+
     def loss(self, outputs: Any, batch: dict[str, Any], images: Tensor) -> Tensor:
         factors = self._losses
         total = torch.zeros((), device=outputs[0].device)
@@ -219,57 +221,6 @@ class BottomUp:
             truth = [(m.joints, m.visible, m.boxes) for m in self._mosaics]
             figures = oks_ap(truth, found, self._spec.skeleton)
         return {name: value for name, value in figures.items() if not math.isnan(value)}
-
-
-def load_people(config: TrainConfig) -> tuple[People, People]:
-    """The people to train on and those to choose the best checkpoint by."""
-    root = Path(config.data.root)
-    split = lspet_count(root / "lspet") - config.data.validation
-    parts = []
-    if config.data.lsp:
-        parts.append(load_lsp(root / "lsp"))
-    if config.data.lspet:
-        parts.append(load_lspet(root / "lspet", last=split))
-    if not parts:
-        raise InvalidInputError("nothing to train on; found lsp and lspet both off; switch one on")
-    people = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-    held_out = load_lspet(root / "lspet", first=split + 1)
-    if config.skeleton != people.skeleton.name:
-        raise InvalidInputError(
-            f"cannot train {config.skeleton} on Leeds Sports Pose; its people have {people.skeleton.name}; "
-            f"set skeleton: {people.skeleton.name}"
-        )
-    if not countable(held_out).any(0).all():
-        raise InvalidInputError(
-            f"cannot choose a checkpoint by {len(held_out)} people held out; a joint is never labelled "
-            "among them; raise data.validation"
-        )
-    return people[: config.data.limit], held_out
-
-
-def load_mosaics(config: TrainConfig) -> tuple[Mosaics, list[Mosaic]]:
-    """Mosaics to train on, and those of the people held out, 2 x 2."""
-    people, held_out = load_people(config)
-    augment = config.augment
-    layout = Layout(
-        tuple(config.data.mosaics), rotation=augment.rotation, flip=augment.flip, color=augment.color
-    )
-    mosaics = Mosaics(people, config.input_size[0], layout, config.seed)
-    return mosaics, held_out_mosaics(held_out, max(len(held_out) // 4, 1), size=config.input_size[0])
-
-
-def load_pictures(config: TrainConfig, part: str) -> PictureSet:
-    """The pictures of bottom-up training, ``train`` or ``validation``, mapped to its skeleton."""
-    paths = getattr(config.data, f"{part}_annotations"), getattr(config.data, f"{part}_images")
-    if None in paths:
-        raise InvalidInputError(
-            f"no {part} pictures; found data.{part}_annotations {paths[0]} and data.{part}_images "
-            f"{paths[1]}; give a file and a folder, from data.root on"
-        )
-    root = Path(config.data.root)
-    skeleton = SKELETONS[config.data.skeleton or config.skeleton]
-    pictures = read_annotations(root / paths[0], root / paths[1], skeleton, config.data.ids or None)
-    return pictures.mapped(SKELETONS[config.skeleton])
 
 
 def picture_augmentation(config: TrainConfig) -> PictureAugmentation:

@@ -105,7 +105,7 @@ def draw_people(count: int, seed: int, skeleton: int = 14) -> tuple[list[np.ndar
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with 10 people as LSP, 24 as LSPet, and 12 as 6 pictures of two in COCO's format."""
+    """A data root: 10 people as LSP, 24 as LSPet, 12 as MPII, and 12 as 6 pictures of two as COCO."""
     root = tmp_path_factory.mktemp("data")
     for name, count, digits in (("lsp", 10, 4), ("lspet", 24, 5)):
         images, joints = draw_people(count, seed=count)
@@ -138,7 +138,35 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 }
             )
     (root / "coco/people.json").write_text(json.dumps(content))
+    write_mpii(root / "mpii")
     return root
+
+
+def write_mpii(root: Path) -> None:
+    """Eight people to train on and four to validate, with the evaluation's own file of these."""
+    images, joints = draw_people(12, seed=4, skeleton=16)
+    (root / "annot").mkdir(parents=True)
+    (root / "images").mkdir()
+    people = []
+    for i, (image, rows) in enumerate(zip(images, joints, strict=True)):
+        cv2.imwrite(str(root / "images" / f"{i}.png"), image)
+        people.append(
+            {
+                "image": f"{i}.png",
+                "center": [25.0, 29.0],  # lowered by 15 per scale it is the picture's
+                "scale": 64 / 200 / 1.25,
+                "joints": (rows[:, :2] + 1).tolist(),
+                "joints_vis": rows[:, 2].tolist(),
+            }
+        )
+    (root / "annot/train.json").write_text(json.dumps(people[:8]))
+    (root / "annot/valid.json").write_text(json.dumps(people[8:]))
+    truth = joints[8:, :, :2].transpose(1, 2, 0) + 1
+    heads = np.zeros((2, 2, 4))
+    heads[1] = [[18], [24]]  # a diagonal of 30: a head size of 18
+    missing = np.zeros((16, 4))
+    content = {"pos_gt_src": truth, "headboxes_src": heads, "jnt_missing": missing}
+    savemat(root / "annot/gt_valid.mat", content)
 
 
 @pytest.fixture

@@ -94,11 +94,11 @@ def test_both_views_of_coco(write: Write) -> None:
     assert first.boxes[0].tolist() == [10, 10, 70, 70]
     assert len(first.unlabelled) == 3
     assert second.image().shape == (90, 70, 3)
-    people = pictures.people()
+    people = pictures.people().people
     assert len(people) == 3
     np.testing.assert_array_equal(people.joints[2], second.joints[0])
     np.testing.assert_array_equal((people + people[:1]).images[3], first.image())
-    assert people[2:].boxes.tolist() == [[0, 0, 69, 70]]
+    assert people[2:].boxes.tolist() == [[0, 0, 69, 69]]
     assert len(load_coco(*write(), ids=[9])) == 1
 
 
@@ -320,7 +320,7 @@ def test_real_coco(shared: Path) -> None:
         pytest.skip(f"no COCO pictures in {folder}")
     pictures = load_coco(folder / "person_keypoints_pooled.json", folder / "images")
     assert len(pictures) == 332
-    assert len(pictures.people()) == 1026
+    assert len(pictures.people().people) == 1026
     assert pictures.skeleton is coco17
     assert set_ap(pictures, found_at(pictures))["AP"] == 1
     crowded = min(pictures.pictures, key=lambda p: p.mask().mean())

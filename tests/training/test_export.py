@@ -35,6 +35,7 @@ from training.loop import train
 from training.models import create
 from training.models.higherhrnet import HigherHRNet
 from training.models.layers import GlobalContext
+from training.models.outputs import final_heatmaps
 
 CONFIGS = Path(__file__).resolve().parents[2] / "training/configs"
 Write = Callable[..., Path]
@@ -69,13 +70,21 @@ NETWORKS = [
     pytest.param("simplebaseline50", {"style": "caffe"}, marks=SLOW),
     pytest.param("simplebaseline101", {}, marks=SLOW),
     pytest.param("simplebaseline152", {}, marks=SLOW),
+    ("mobilepose", {"backbone": "resnet18"}),
+    ("mobilepose", {"backbone": "mobilenetv2", "head": "heatmap"}),
+    ("mobilepose", {"backbone": "shufflenetv2"}),
+    ("mobilepose", {"backbone": "squeezenet", "head": "heatmap"}),
 ]
+JOINED = {"shufflenetv2": 16, "squeezenet": 8}
+"""How often a backbone of MobilePose joins two maps."""
 
 
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
 def test_file_equals_network(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     network = filled(name, joints=17, **options)
-    spec = ModelSpec(name, coco17, (64, 96))
+    backbone = options.get("backbone")
+    size = (65, 97) if backbone == "squeezenet" else (64, 96)
+    spec = ModelSpec(name, coco17, size)
     path = tmp_path / "sub" / f"{name}.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -87,21 +96,23 @@ def test_file_equals_network(name: str, options: dict[str, Any], tmp_path: Path)
     model = onnx.load(str(path))
     onnx.checker.check_model(model, full_check=True)
     assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)]
-    assert not {"Shape", "Gather", "Slice", "Concat", "If"} & {node.op_type for node in model.graph.node}
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert not {"Shape", "Gather", "Slice", "If"} & kinds.keys()
+    assert kinds["Concat"] == JOINED.get(backbone, 0)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (given,), (result,) = session.get_inputs(), session.get_outputs()
-    assert (given.name, given.shape) == ("image", ["batch", 3, 64, 96])
+    assert (given.name, given.shape) == ("image", ["batch", 3, *size])
     assert (result.name, result.shape[1:]) == ("heatmaps", [17, 16, 24])
-    image = np.random.default_rng(0).standard_normal((5, 3, 64, 96)).astype(np.float32)
+    image = np.random.default_rng(0).standard_normal((5, 3, *size)).astype(np.float32)
     with torch.no_grad():
-        expected = network.eval()(torch.from_numpy(image)).numpy()
+        expected = final_heatmaps(network, network.eval()(torch.from_numpy(image))).numpy()
     (found,) = session.run(["heatmaps"], {"image": image})
     assert np.abs(found - expected).max() < TOLERANCE * expected.std()
     single = np.concatenate([session.run(None, {"image": one[None]})[0] for one in image])
     assert np.abs(single - found).max() < TOLERANCE * expected.std()
 
     read = read_spec(path)
-    assert (read.name, read.skeleton, read.input_size) == (name, coco17, (64, 96))
+    assert (read.name, read.skeleton, read.input_size) == (name, coco17, size)
     assert set(read.provenance["exported_with"]) == {"edgepose", "torch", "onnx", "python"}
 
 

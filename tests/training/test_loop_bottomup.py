@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgepose.errors import InvalidInputError, ModelFormatError
+from edgepose.skeleton import SKELETONS
 from training import tasks
 from training.checkpoints import read_checkpoint, read_state_dict
 from training.config import load_config
@@ -108,9 +109,9 @@ def test_people_without_a_shared_joint_are_refused(
     write_bottom_up: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_config(write_bottom_up(pictures=True, data={"skeleton": "coco17"}, skeleton="mpii16"))
-    renamed = copy.copy(tasks.SKELETONS["mpii16"])
+    renamed = copy.copy(SKELETONS["mpii16"])
     object.__setattr__(renamed, "joints", tuple(f"other_{name}" for name in renamed.joints))
-    monkeypatch.setitem(tasks.SKELETONS, "mpii16", renamed)
+    monkeypatch.setitem(SKELETONS, "mpii16", renamed)
     with pytest.raises(InvalidInputError, match="cannot map coco17 to mpii16; found no joint"):
         train(config)
 
@@ -118,7 +119,7 @@ def test_people_without_a_shared_joint_are_refused(
 def test_joints_that_the_file_does_not_label_are_not_learnt(write_bottom_up: Write) -> None:
     config = load_config(write_bottom_up(pictures=True, data={"skeleton": "coco17"}, skeleton="mpii16"))
     task = tasks.BottomUp(config, model_spec(config), build_network(config))
-    unknown = [name not in tasks.SKELETONS["coco17"].joints for name in tasks.SKELETONS["mpii16"].joints]
+    unknown = [name not in SKELETONS["coco17"].joints for name in SKELETONS["mpii16"].joints]
     assert any(unknown)
     masks = task.examples[0]["masks"][0]
     assert not masks[unknown].any()

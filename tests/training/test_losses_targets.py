@@ -12,7 +12,8 @@ import torch
 
 from edgepose.kernels import reference
 from training.data.targets import gaussian_targets
-from training.losses import joints_mse
+from training.losses import dsnt_loss, joints_mse
+from training.models.mobilepose import locate
 
 
 @pytest.mark.parametrize("weighted", [True, False])
@@ -34,6 +35,48 @@ def test_joints_mse_of_one_person() -> None:
     predicted = torch.tensor([[[[1.0, 0.0]], [[5.0, 5.0]]]])
     loss = joints_mse(predicted, torch.zeros(1, 2, 1, 2), torch.tensor([[1.0, 0.0]]))
     assert float(loss) == pytest.approx(0.5 * (0.5 + 0) / 2)
+
+
+def test_dsnt_loss_equals_the_official_one(shared: Path) -> None:
+    arrays = np.load(shared / "specs/parity/losses.npz")
+    expected = next(e for e in json.loads(str(arrays["meta"])) if e["name"] == "dsnt")
+    raw = torch.from_numpy(arrays["dsnt_logits"]).requires_grad_()
+    target = torch.from_numpy(arrays["dsnt_target"])
+    coords, heatmaps, _ = locate(raw)
+    np.testing.assert_allclose(coords.detach(), arrays["dsnt_coords"], atol=1e-6)
+    loss = dsnt_loss(coords, heatmaps, target, torch.ones(2, 4))
+    loss.backward()
+    assert loss.item() == pytest.approx(expected["value"], rel=1e-5)
+    np.testing.assert_allclose(raw.grad, arrays["dsnt_grad"], rtol=1e-5, atol=1e-7)
+    divergence = dsnt_loss(target, heatmaps, target, torch.ones(2, 4))
+    assert divergence.item() == pytest.approx(expected["js"], rel=1e-5)
+    assert (loss - divergence).item() == pytest.approx(expected["euclidean"], rel=1e-5)
+
+
+def test_dsnt_loss_is_a_weighted_mean() -> None:
+    torch.manual_seed(0)
+    coords, heatmaps, _ = locate(torch.randn(2, 3, 6, 8))
+    target = torch.rand(2, 3, 2) - 0.5
+    weights = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+
+    def alone(i: int, j: int) -> torch.Tensor:
+        one = (slice(i, i + 1), slice(j, j + 1))
+        return dsnt_loss(coords[one], heatmaps[one], target[one], torch.ones(1, 1))
+
+    expected = (alone(0, 0) + alone(0, 2) + alone(1, 1)) / 3
+    torch.testing.assert_close(dsnt_loss(coords, heatmaps, target, weights), expected)
+    assert dsnt_loss(coords, heatmaps, coords, weights, sigma=3) < dsnt_loss(
+        coords, heatmaps, coords, weights
+    )
+
+
+def test_dsnt_loss_of_a_hit_has_a_gradient() -> None:
+    """The distance of two equal points, where its slope has no direction, is no NaN."""
+    raw = torch.zeros(1, 1, 5, 5, requires_grad=True)
+    coords, heatmaps, _ = locate(raw)
+    dsnt_loss(coords, heatmaps, torch.zeros(1, 1, 2), torch.ones(1, 1)).backward()
+    assert torch.isfinite(raw.grad).all()
+    assert raw.grad[0, 0, 2, 2] < 0
 
 
 @pytest.mark.parametrize("case", [0, 1])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset, Dataset, default_collate
 
 from edgepose.skeleton import Skeleton
 from training.data.coco import PictureSet
@@ -258,6 +258,11 @@ class Together(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._joined[index]
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Several items, stacked."""
+        stacked: dict[str, Any] = default_collate([self[index] for index in indices])
+        return stacked
 
 
 def view_joints(

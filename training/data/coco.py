@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from edgepose.errors import InvalidInputError
 from edgepose.skeleton import Skeleton, coco17
-from training.data.people import People, Pictures, read_picture
+from training.data.people import People, Pictures, pad_boxes, read_picture
 
-__all__ = ["Picture", "PictureSet", "load_coco", "read_annotations"]
+__all__ = ["Candidates", "Picture", "PictureSet", "load_coco", "read_annotations"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,21 @@ class Picture:
         for annotation in self.unlabelled:
             mask[_segment(annotation, self.size)] = 0
         return mask
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Where to look for people in the pictures of a set.
+
+    Attributes:
+        people: their padded regions, and, if annotated, their joints.
+        owners: (n,) number of each one's picture in the set, in rising order.
+        scores: (n,) of the detector; 1 where the box is annotated.
+    """
+
+    people: People
+    owners: NDArray[np.int64]
+    scores: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -125,28 +140,82 @@ class PictureSet:
             pictures.append(replace(picture, joints=joints, visible=visible))
         return PictureSet(skeleton, tuple(pictures))
 
-    def people(self) -> People:
-        """Each person by itself, as top-down networks are trained; pictures load when they are used.
+    def people(self, padding: float = 1.0) -> Candidates:
+        """Each person with labelled joints by itself, as top-down networks are trained.
 
-        Boxes are clipped to the picture; people whose box then has no extent are left out.
+        Boxes are cleaned as HRNet's data set cleans them: cut at the picture, the last pixel included;
+        people without area, and those whose box lies outside of the picture, are left out.
+
+        Args:
+            padding: factor by which the boxes grow; 1.25 for the official models.
         """
-        sources, joints, visible, boxes = [], [], [], []
-        for picture in self.pictures:
-            last = np.array([picture.size[1], picture.size[0]] * 2, np.float32) - 1
-            for i, box in enumerate(np.clip(picture.boxes, 0, last)):
-                if (box[2:] > box[:2]).all():
-                    sources.append(picture.path)
-                    joints.append(picture.joints[i])
-                    visible.append(picture.visible[i])
-                    boxes.append(box)
+        sources, joints, visible, boxes, owners = [], [], [], [], []
+        for number, picture in enumerate(self.pictures):
+            height, width = picture.size
+            low = np.maximum(picture.boxes[:, :2], 0)
+            extent = np.maximum(picture.boxes[:, 2:] - picture.boxes[:, :2] - 1, 0)
+            high = np.minimum(low + extent, np.array([width - 1, height - 1], np.float32))
+            usable = (high >= low).all(1) & (high > low).any(1) & (picture.areas > 0)
+            kept = np.flatnonzero(usable & picture.visible.any(1))
+            sources += [picture.path] * len(kept)
+            owners += [number] * len(kept)
+            joints.append(picture.joints[kept])
+            visible.append(picture.visible[kept])
+            boxes.append(np.concatenate([low, high], 1)[kept])
         count = len(self.skeleton)
-        return People(
+        people = People(
             skeleton=self.skeleton,
             images=Pictures(sources),
-            joints=np.array(joints, np.float32).reshape(-1, count, 2),
-            visible=np.array(visible, np.float32).reshape(-1, count),
-            boxes=np.array(boxes, np.float32).reshape(-1, 4),
+            joints=np.concatenate([np.zeros((0, count, 2), np.float32), *joints]),
+            visible=np.concatenate([np.zeros((0, count), np.float32), *visible]),
+            boxes=pad_boxes(np.concatenate([np.zeros((0, 4), np.float32), *boxes]), padding),
         )
+        return Candidates(people, np.array(owners, np.int64), np.ones(len(people), np.float32))
+
+    def detected(self, detections: Path, padding: float = 1.0) -> Candidates:
+        """Boxes that a detector found in these pictures, those of one picture after the other.
+
+        They are taken as they are, without cleaning, as the official evaluation takes them; boxes of
+        other categories, of other pictures, and without extent are left out.
+
+        Args:
+            detections: result file in COCO's format: objects of ``image_id``, ``category_id`` (1: person),
+                ``bbox`` (x, y, width, height in pixels) and ``score``.
+            padding: factor by which the boxes grow; 1.25 for the official models.
+
+        Raises:
+            InvalidInputError: the file is missing, not in the format, or has no person of these pictures.
+        """
+        numbers = {picture.id: number for number, picture in enumerate(self.pictures)}
+        found = []
+        try:
+            for entry in json.loads(detections.read_bytes()):
+                x, y, w, h = (float(value) for value in entry["bbox"])
+                number = numbers.get(entry["image_id"])
+                extended = min(w, h) >= 0 and max(w, h) > 0
+                if number is not None and entry["category_id"] == 1 and extended:
+                    found.append((number, float(entry["score"]), (x, y, x + w, y + h)))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InvalidInputError(
+                f"cannot read detections {detections}; {type(error).__name__}: {error}; give a JSON list "
+                "of boxes in COCO's result format"
+            ) from error
+        if not found:
+            raise InvalidInputError(
+                f"no detections in {detections}; found no person in the {len(self)} pictures to evaluate "
+                "on; give the boxes of these pictures"
+            )
+        found.sort(key=lambda entry: entry[0])
+        count = len(self.skeleton)
+        people = People(
+            skeleton=self.skeleton,
+            images=Pictures([self.pictures[number].path for number, _, _ in found]),
+            joints=np.zeros((len(found), count, 2), np.float32),
+            visible=np.zeros((len(found), count), np.float32),
+            boxes=pad_boxes(np.array([box for _, _, box in found]), padding),
+        )
+        owners = np.array([number for number, _, _ in found], np.int64)
+        return Candidates(people, owners, np.array([score for _, score, _ in found], np.float32))
 
 
 def load_coco(annotations: Path, images: Path, *, ids: Collection[int] | None = None) -> PictureSet:

@@ -36,8 +36,8 @@ def gaussian_targets(
     # pixel before the map still counts.
     centers = joints if unbiased else torch.trunc(joints + 0.5)
     first = 0 if unbiased else -1
-    limits = torch.tensor([width, height], device=joints.device)
-    inside = ((centers + radius >= first) & (centers - radius < limits)).all(-1)
+    x, y = centers.unbind(-1)
+    inside = (centers + radius >= first).all(-1) & (x - radius < width) & (y - radius < height)
     weights = weights * inside
     axes = []
     for axis, length in ((1, height), (0, width)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import cv2
 import numpy as np
@@ -11,7 +13,16 @@ from numpy.typing import NDArray
 from edgepose.pipeline.geometry import Coordinates, crop_affine
 from edgepose.skeleton import Skeleton
 
-__all__ = ["Augmentation", "View", "half_body", "mirror_joints", "view_affine", "warp"]
+__all__ = [
+    "Augmentation",
+    "View",
+    "half_body",
+    "mirror_joints",
+    "scale_colors",
+    "view_affine",
+    "view_affines",
+    "warp",
+]
 
 HALF_BODY_MIN_JOINTS = 8
 """People with more visible joints than this may be cut to a half."""
@@ -68,23 +79,31 @@ class Augmentation:
         angle = 0.0
         if rng.random() < self.rotation_probability:
             limit = 2 * self.rotation
-            angle = float(np.clip(rng.standard_normal() * self.rotation, -limit, limit))
-        factor = np.clip(1 + self.scale * rng.standard_normal(), 1 - self.scale, 1 + self.scale)
+            angle = min(max(rng.standard_normal() * self.rotation, -limit), limit)
+        factor = min(max(1 + self.scale * rng.standard_normal(), 1 - self.scale), 1 + self.scale)
         shift = self.translation * rng.uniform(-1, 1, 2)
         return View(
             center=view.center + shift * view.extent,
-            extent=view.extent * factor,
+            extent=np.asarray(view.extent, np.float64) * factor,
             rotation=angle,
             flip=bool(rng.random() < self.flip),
         )
 
+    def gain(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw the factors (3,) of the colour channels; ones, and nothing drawn, where `color` is 0."""
+        if self.color == 0:
+            return np.ones(3)
+        return (1 + self.color * rng.uniform(-1, 1, 3)) * (1 + self.color * rng.uniform(-1, 1))
+
     def recolor(self, crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """Scale brightness and each channel at random."""
-        if self.color == 0:
-            return crop
-        gain = (1 + self.color * rng.uniform(-1, 1, 3)) * (1 + self.color * rng.uniform(-1, 1))
-        table = np.clip(np.arange(256)[:, None] * gain, 0, 255).astype(np.uint8)
-        return np.asarray(cv2.LUT(crop, table.reshape(1, 256, 3)), np.uint8)
+        return crop if self.color == 0 else scale_colors(crop, self.gain(rng))
+
+
+def scale_colors(crop: NDArray[np.uint8], gain: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Multiply the channels of (h, w, 3) by factors (3,); clipped, fractions cut off."""
+    table = np.clip(np.arange(256)[:, None] * gain, 0, 255).astype(np.uint8)
+    return np.asarray(cv2.LUT(crop, table.reshape(1, 256, 3)), np.uint8)
 
 
 def half_body(
@@ -109,8 +128,7 @@ def half_body(
     Returns:
         the view, or None where the chosen half has fewer than two joints or no extent.
     """
-    below = ("hip", "knee", "ankle", "pelvis")
-    lower = np.array([name.endswith(below) for name in skeleton.joints])
+    lower = _lower_half(skeleton)
     shown = np.asarray(visible) > 0
     upper_joints, lower_joints = joints[shown & ~lower], joints[shown & lower]
     prefer_upper = draw < 0.5 and len(upper_joints) > 2
@@ -125,24 +143,40 @@ def half_body(
     return View(chosen.mean(0).astype(np.float32), extent.astype(np.float32))
 
 
+@cache
+def _lower_half(skeleton: Skeleton) -> NDArray[np.bool_]:
+    """Which joints (k,) are hips and all below."""
+    return np.array([name.endswith(("hip", "knee", "ankle", "pelvis")) for name in skeleton.joints])
+
+
 def view_affine(view: View, size: tuple[int, int], coordinates: Coordinates) -> NDArray[np.float64]:
-    """Affine map (2, 3) from the pixels of a crop or heatmap of `size` (h, w) to those of the picture.
+    """`view_affines` of one view: (2, 3)."""
+    return view_affines([view], size, coordinates)[0]
+
+
+def view_affines(
+    views: Sequence[View], size: tuple[int, int], coordinates: Coordinates
+) -> NDArray[np.float64]:
+    """Affine maps (n, 2, 3) from the pixels of crops or heatmaps of `size` (h, w) to those of the pictures.
 
     A mirrored view equals the same region of the mirrored picture, exactly as the official data
     sets make it.
     """
-    matrix = crop_affine(view.center, view.extent, size, coordinates)[0]
-    if view.rotation:
-        angle = np.deg2rad(view.rotation)
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        center = np.asarray(view.center, np.float64)
-        matrix[:, :2] = turn @ matrix[:, :2]
-        matrix[:, 2] = center + turn @ (matrix[:, 2] - center)
-    if view.flip:
-        last = size[1] if coordinates == "legacy" else size[1] - 1
-        matrix[:, 2] += matrix[:, 0] * last
-        matrix[:, 0] *= -1
-    return matrix
+    centers = np.array([view.center for view in views], np.float64)
+    matrices = crop_affine(centers, np.array([view.extent for view in views]), size, coordinates)
+    angles = np.deg2rad([view.rotation for view in views])
+    turned = angles != 0  # the others stay exact
+    cos, sin = np.cos(angles[turned]), np.sin(angles[turned])
+    turns = np.stack([cos, -sin, sin, cos], axis=1).reshape(-1, 2, 2)
+    centered = matrices[turned]
+    centered[:, :, 2] -= centers[turned]
+    matrices[turned] = turns @ centered
+    matrices[turned, :, 2] += centers[turned]
+    flips = np.array([view.flip for view in views])
+    last = size[1] if coordinates == "legacy" else size[1] - 1
+    matrices[flips, :, 2] += matrices[flips, :, 0] * last
+    matrices[flips, :, 0] *= -1
+    return matrices
 
 
 def warp(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:

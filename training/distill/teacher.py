@@ -20,14 +20,15 @@ __all__ = ["Teacher", "best_weights", "related_config"]
 def related_config(config: TrainConfig, name: str) -> TrainConfig:
     """The configuration that ``distill.teacher_config`` or ``student_config`` names.
 
-    It is trained beside the run that needs it: data folder, workers and output are this one's.
+    It is trained beside the run that needs it: data folder, workers, device and output are this one's.
     """
     path = getattr(config.distill, name)
     if path is None:
         raise InvalidInputError(f"no {name}; found none in the configuration; give distill.{name}")
     related = load_config(path)
     related.output = config.output
-    related.data.root, related.data.workers = config.data.root, config.data.workers
+    for field in ("root", "workers", "device"):
+        setattr(related.data, field, getattr(config.data, field))
     return related
 
 

@@ -3,7 +3,7 @@
 Every module of this package registers its networks; state-dict keys equal those of the published code.
 """
 
-from training.models import higherhrnet, higherlpn, hourglass, hrnet, lpn, okdhp, simplebaseline
+from training.models import higherhrnet, higherlpn, hourglass, hrnet, lpn, mobilepose, okdhp, simplebaseline
 from training.models.registry import create, names
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "hourglass",
     "hrnet",
     "lpn",
+    "mobilepose",
     "names",
     "okdhp",
     "simplebaseline",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from training.models.layers import init_weights, make_stage
+from training.models.layers import init_weights, make_stage, residual_downsample
 from training.models.registry import register
 from training.models.simplebaseline import Bottleneck
 
@@ -12,19 +12,23 @@ __all__ = ["BasicBlock", "HRNet", "HRNetBody", "hrnet_w32", "hrnet_w48"]
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2016); keeps channels and size."""
+    """Two 3x3 convolutions and a shortcut (He et al. 2016); keeps channels and size unless told otherwise."""
 
-    def __init__(self, channels: int) -> None:
+    expansion = 1
+
+    def __init__(self, channels: int, width: int | None = None, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
+        width = channels if width is None else width
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = residual_downsample(channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(y)) + x)
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 def _conv3x3(channels: int, out_channels: int, stride: int, relu: bool = True) -> nn.Sequential:
