@@ -80,6 +80,16 @@ def _parser() -> argparse.ArgumentParser:
         else:
             verb.add_argument("-o", "--output", required=True, help="the ONNX file to write")
             verb.add_argument("--provenance", help="JSON file with an object that is stored with the model")
+    text = "train students by every method with the same budget, as far as missing, and print the table"
+    verb = verbs.add_parser("compare", help=text, description=text)
+    verb.set_defaults(run=_compare)
+    verb.add_argument("comparison", help="YAML file, see training/configs/comparison")
+    verb.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="fields of all its configurations")
+    verb.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at a time (default: 1)")
+    verb.add_argument("--print-only", action="store_true", help="train nothing, print what there is")
+    verb.add_argument(
+        "--write", type=Path, metavar="FILE", help="document to put the table into, between its marks"
+    )
     text = "measure a model file and write its card and training curves beside it"
     verb = verbs.add_parser("card", help=text, description=text)
     verb.set_defaults(run=_card, overrides=[])
@@ -189,6 +199,19 @@ def _export(options: argparse.Namespace) -> None:
         provenance |= _read_object(Path(options.provenance))
     difference = export(network, model_spec(config, provenance), options.output)
     print(f"{options.output}: differs from PyTorch by {difference:.1e} standard deviations", file=sys.stderr)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from training.comparison import read_comparison, run_missing
+    from training.comparison_table import comparison_tables, replace_section
+
+    runs = read_comparison(options.comparison, options.overrides)
+    if not options.print_only:
+        run_missing(runs, options.jobs)
+    tables = comparison_tables(runs)
+    print(tables)
+    if options.write:
+        options.write.write_text(replace_section(options.write.read_text("utf-8"), tables), "utf-8")
 
 
 def _card(options: argparse.Namespace) -> None:

@@ -136,14 +136,16 @@ def read_comparison(path: str | PathLike[str], overrides: list[str] | None = Non
         for student, entry in plan.students.items():
             base = configured(entry.config, student)
             for method in METHODS:
-                configs = _configs(plan, entry, replace(base, seed=seed), method, best_weights(teacher))
+                base.distill.teacher_config = str(path.parent / plan.teacher)
+                base.distill.teacher = str(best_weights(teacher))
+                configs = _configs(plan, entry, replace(base, seed=seed), method)
                 asked = teacher if configs[-1].distill.method == "fpd" else None
                 runs.append(Run(student, method, seed, configs, asked))
     return runs
 
 
 def _configs(
-    plan: Comparison, student: StudentPlan, base: TrainConfig, method: str, teacher: Path
+    plan: Comparison, student: StudentPlan, base: TrainConfig, method: str
 ) -> tuple[TrainConfig, ...]:
     """The trainings of one method with the student's epochs in all."""
 
@@ -151,7 +153,7 @@ def _configs(
         config = copy.deepcopy(base)
         return replace(config, name=f"{base.name}-{part}-{base.seed}", **changes)
 
-    fpd = replace(base.distill, method="fpd", teacher=str(teacher))
+    fpd = replace(base.distill, method="fpd")
     if method == "plain":
         return (named("plain"),)
     if method == "stages":

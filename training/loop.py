@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import functools
 import gc
 import json
 import logging
@@ -13,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,8 @@ __all__ = ["DivergedError", "Trainer", "is_complete", "train"]
 log = logging.getLogger(__name__)
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adam": functools.partial(torch.optim.Adam, fused=True),
-    "adamw": functools.partial(torch.optim.AdamW, fused=True),
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamw": partial(torch.optim.AdamW, fused=True),
     "rmsprop": torch.optim.RMSprop,
 }
 
@@ -293,6 +293,7 @@ class Trainer:
                 "loss": loss,
                 "lr": self._schedule.get_last_lr()[0],
                 "seconds": round(time.perf_counter() - started, 1),
+                "pictures": len(self._loader) * self.config.batch_size * self.fabric.world_size,
             }
             if writer is not None:
                 self._finish_epoch(line, writer)
