@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,11 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from edgepose import kernels
+from edgepose import Estimator, kernels
+from edgepose.backends.onnx_metadata import read_spec
 from edgepose.errors import InvalidInputError, ModelFormatError
 from edgepose.skeleton import mpii16
 from edgepose.spec import ModelSpec
+from training.__main__ import main
+from training.checkpoints import read_state_dict
+from training.config import load_config
+from training.evaluate import normalizer
 from training.export import check_output
+from training.loop import train
 from training.losses import to_unit
 from training.models import create
 from training.models.hrnet import BasicBlock
@@ -234,6 +241,39 @@ def test_squeezenet_needs_one_pixel_more() -> None:
         check_output(network, ModelSpec("x", mpii16, (224, 224)))
     with pytest.raises(ModelFormatError, match="take a multiple of 32 for both sides"):
         check_output(meta_network("resnet18", "heatmap"), ModelSpec("x", mpii16, (216, 216)))
+
+
+def test_coordinates_from_training_to_the_estimator(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The loop takes the network's own loss, and a file with its decoder finds its coordinates."""
+    side, maps = 33, 8
+    path = write_config(
+        model="mobilepose",
+        options={"backbone": "squeezenet"},
+        input_size=[side, side],
+        decoder={"beta": math.log(maps * maps)},
+        optimizer={"name": "adam", "lr": 0.001},
+        epochs=1,
+    )
+    config = load_config(path)
+    train(config)
+    log = json.loads((tmp_path / "runs/tiny/log.jsonl").read_text())
+    assert 0.3 < log["loss"] < 2 * math.sqrt(2) + math.log(2)  # the bounds of distance and divergence
+    output = tmp_path / "x.onnx"
+    assert main(["export", str(path), "-o", str(output)]) == 0
+
+    network = create("mobilepose", backbone="squeezenet", joints=14).eval()
+    network.load_state_dict(read_state_dict(tmp_path / "runs/tiny/best.pt"))
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    spec = read_spec(output)
+    with torch.no_grad():
+        coords = network(normalizer(spec, torch.device("cpu"))(torch.from_numpy(image[None]))).coords[0]
+    pixels = (coords * maps + maps - 1) / 2
+    with Estimator(output) as estimator:
+        found = estimator(image)  # the whole picture is the crop
+    expected = pixels * (side - 1) / (maps - 1)
+    np.testing.assert_allclose(found.keypoints[0], expected, atol=1e-3)
 
 
 def test_unknown_options() -> None:

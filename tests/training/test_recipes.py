@@ -143,7 +143,7 @@ BOTTOM_UP = [
     f"higherhrnet/{name}_official"
     for name in ("w32_512_coco", "w32_640_coco", "w48_640_coco", "w32_512_crowdpose")
 ]
-OWN = [name for name in FILES if name.startswith(("evidence/", "higherlpn/")) or "/lsp_" in name]
+OWN = [name for name in FILES if name.startswith(("comparison/", "higherlpn/")) or "/lsp_" in name]
 """Recipes that repeat no published experiment."""
 
 STUDENTS = {

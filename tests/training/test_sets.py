@@ -177,7 +177,7 @@ def test_training_chooses_by_the_figure_of_the_set(
 ) -> None:
     config = load_config(write_config(**with_data(part(kind), workers=2), epochs=2))
     line = train(config)
-    assert {"epoch", "loss", "lr", "seconds"} == set(line) - {figure}
+    assert {"epoch", "loss", "lr", "pictures", "seconds"} == set(line) - {figure}
     assert 0 <= line[figure] <= 100
     lines = [json.loads(entry) for entry in (tmp_path / "runs/tiny/log.jsonl").read_text().splitlines()]
     assert lines[1]["loss"] < lines[0]["loss"]

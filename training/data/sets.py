@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -152,12 +153,18 @@ def _check_skeleton(config: TrainConfig, skeleton: Skeleton, what: str) -> None:
 
 def _train_on_lsp(config: TrainConfig) -> tuple[People, People]:
     """The people of Leeds Sports Pose to train on, and those held out."""
-    root = Path(config.data.root)
-    split = lspet_count(root / "lspet") - config.data.validation
+    data = config.data
+    return _lsp_people(Path(data.root), data.lsp, data.lspet, data.validation)
+
+
+@functools.lru_cache(maxsize=1)
+def _lsp_people(root: Path, lsp: bool, lspet: bool, validation: int) -> tuple[People, People]:
+    """Kept for the next stage or training of the process; reading takes half a minute."""
+    split = lspet_count(root / "lspet") - validation
     parts = []
-    if config.data.lsp:
+    if lsp:
         parts.append(load_lsp(root / "lsp"))
-    if config.data.lspet:
+    if lspet:
         parts.append(load_lspet(root / "lspet", last=split))
     if not parts:
         raise InvalidInputError("nothing to train on; found lsp and lspet both off; switch one on")
