@@ -26,7 +26,7 @@ from training.data.sets import load_test
 from training.distill.teacher import best_weights
 from training.evaluate import evaluate
 from training.export import model_spec
-from training.loop import is_complete, train
+from training.loop import is_complete, read_log, train
 from training.models import create
 from training.models.layers import count_macs
 from training.models.okdhp import Branched, extract_branch
@@ -179,15 +179,41 @@ def _configs(
 def run_missing(runs: list[Run], jobs: int = 1) -> None:
     """Train and measure the runs that have no result yet, `jobs` at a time; what was begun goes on.
 
-    A run that fails does not end the others; its error is raised when they are done.
+    A run that fails does not end the others, but for those that need the teacher if it is the teacher's;
+    its error is raised when they are done.
+
+    Raises:
+        InvalidInputError: `jobs` is below 1; what a run raises.
     """
+    if jobs < 1:
+        raise InvalidInputError(f"no {jobs} trainings at a time; found jobs {jobs}; give 1 or more")
     missing = [run for run in runs if not run.result_file.is_file()]
-    if jobs == 1:
-        for run in missing:
-            perform(run)
-        return
-    threads = max(torch.get_num_threads() // jobs, 1)
+    errors = _perform_in_turn(missing) if jobs == 1 else _perform_together(missing, jobs)
+    if errors:
+        raise errors[0]
+
+
+def _perform_in_turn(missing: list[Run]) -> list[BaseException]:
     errors: list[BaseException] = []
+    while missing:
+        run = missing.pop(0)
+        try:
+            perform(run)
+        except Exception as error:  # the others do not depend on it
+            missing = _without(missing, run, error)
+            errors.append(error)
+    return errors
+
+
+def _without(missing: list[Run], run: Run, error: BaseException) -> list[Run]:
+    """The runs that are left when one has failed: those of FPD need the teacher."""
+    log.error("%s failed; %s", run.folder, error)
+    return [other for other in missing if other.teacher is None] if run.method == "teacher" else missing
+
+
+def _perform_together(missing: list[Run], jobs: int) -> list[BaseException]:
+    errors: list[BaseException] = []
+    threads = max(torch.get_num_threads() // jobs, 1)
     with ProcessPoolExecutor(
         jobs, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(threads,)
     ) as pool:
@@ -202,12 +228,9 @@ def run_missing(runs: list[Run], jobs: int = 1) -> None:
             for future in finished:
                 run = running.pop(future)
                 if error := future.exception():
-                    log.error("%s failed; %s", run.folder, error)
+                    missing = _without(missing, run, error)
                     errors.append(error)
-                    if run.method == "teacher":
-                        missing = [other for other in missing if other.teacher is None]
-    if errors:
-        raise errors[0]
+    return errors
 
 
 def _start_worker(threads: int) -> None:
@@ -260,8 +283,7 @@ def measure(run: Run) -> dict[str, Any]:
     if run.method == "plain":
         specs = {name: replace(spec, decoder=decoder) for name, decoder in DECODERS.items()}
         result["decoders"] = {name: headline(network, changed) for name, changed in specs.items()}
-    logs = [Path(entry.output) / entry.name / "log.jsonl" for entry in run.configs]
-    lines = [json.loads(line) for file in logs for line in file.read_text().splitlines()]
+    lines = [line for entry in run.configs for line in read_log(Path(entry.output) / entry.name)]
     return {
         "test": evaluate(deployable, spec, scorer, device=device),
         **result,

@@ -363,6 +363,8 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
     if config.distill.method == "fpd":
         known = config.distill.teacher_config is not None
         check(known, "distill.teacher_config", "the teacher's configuration, which says what network it is")
+    if config.distill.method is not None:
+        check(config.losses.hard_joints == 0, "losses.hard_joints", "0 for a distillation")
     given = config.distill.student_config is not None and config.weights is not None
     check(not given, "weights", "these or distill.student_config, not both")
     if config.model == "mobilepose" and config.options.get("head") != "heatmap":

@@ -41,7 +41,7 @@ from training.models.okdhp import Branched, extract_branch
 from training.precision import exempt_slow_bfloat16
 from training.tasks import make_task
 
-__all__ = ["DivergedError", "Trainer", "is_complete", "train"]
+__all__ = ["DivergedError", "Trainer", "is_complete", "read_log", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
 
 def _train_stages(config: TrainConfig, folder: Path, resume: bool) -> dict[str, Any]:
     """Each stage starts from the best weights of the one before, with its whole schedule and other draws."""
+    if resume and not any(folder.glob("stage*/last.pt")):
+        raise InvalidInputError(f"cannot resume; found no stage begun in {folder}; start without --resume")
     line: dict[str, Any] = {}
     for number in range(config.stages):
         stage = replace(
@@ -108,6 +110,8 @@ def _train_stages(config: TrainConfig, folder: Path, resume: bool) -> dict[str, 
         line = train(stage, resume=begun)
     if int(os.environ.get("RANK", "0")) == 0:
         _gather_stages(folder, config.stages)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()  # a student that comes next reads what was gathered
     return line
 
 
@@ -119,22 +123,33 @@ def _gather_stages(folder: Path, stages: int) -> None:
         if (best / name).is_file():
             shutil.copy2(best / name, folder / f"{name}.part")
             (folder / f"{name}.part").replace(folder / name)
-    lines = [
-        {"stage": number, **json.loads(text)}
-        for number, stage in enumerate(folders)
-        for text in (stage / "log.jsonl").read_text().splitlines()
-    ]
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _write_log(
+        folder,
+        [{"stage": number, **line} for number, stage in enumerate(folders) for line in read_log(stage)],
+    )
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; none where there is none, without a last one that was cut off."""
+    file = folder / "log.jsonl"
+    text = file.read_text() if file.is_file() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _write_log(folder: Path, lines: list[dict[str, Any]]) -> None:
+    """Replace a run's log at once."""
+    part = folder / "log.part"
+    part.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    part.replace(folder / "log.jsonl")
 
 
 def is_complete(config: TrainConfig) -> bool:
     """Has this run, with all its stages, come to its end?"""
     folder = Path(config.output) / config.name
-    log_file = folder / "log.jsonl"
-    if not (folder / "best.pt").is_file() or not log_file.is_file():
+    lines = read_log(folder)
+    if not (folder / "best.pt").is_file() or not lines:
         return False
-    last = json.loads(log_file.read_text().splitlines()[-1])
-    return (last.get("stage", 0), last["epoch"]) == (config.stages - 1, config.epochs)
+    return (lines[-1].get("stage", 0), lines[-1]["epoch"]) == (config.stages - 1, config.epochs)
 
 
 def build_network(config: TrainConfig) -> nn.Module:
@@ -272,18 +287,16 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.epoch, self.best = state["epoch"], state["best"]
-        history = self.folder / "log.jsonl"
-        if self.fabric.is_global_zero and history.is_file():
-            lines = history.read_text().splitlines()
-            kept = [line + "\n" for line in lines if json.loads(line)["epoch"] <= self.epoch]
-            history.write_text("".join(kept))
 
     def run(self) -> dict[str, Any]:
         """Train the epochs that are left; returns the last line of the log."""
+        # A run that was killed may have logged an epoch whose state it did not save.
+        history = [line for line in read_log(self.folder) if line["epoch"] <= self.epoch]
+        line = history[-1] if history else {}
         writer = None
         if self.fabric.is_global_zero:
             writer = SummaryWriter(str(self.folder), purge_step=self.epoch + 1)
-        line: dict[str, Any] = {}
+            _write_log(self.folder, history)
         while self.epoch < self.config.epochs:
             started = time.perf_counter()
             loss = self._train_epoch()

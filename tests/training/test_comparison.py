@@ -136,19 +136,27 @@ def test_two_at_a_time_wait_for_the_teacher(plan: Path, monkeypatch: pytest.Monk
     assert started[1 : 1 + len(independent)] == independent  # while the teacher is trained
 
 
-def test_a_failed_run_does_not_end_the_others(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("failing", ["stages", "teacher"])
+def test_a_failed_run_does_not_end_the_others(
+    plan: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, failing: str
+) -> None:
     done: list[str] = []
 
     def perform(run: Run) -> None:
-        if run.method == "stages":
+        if run.method == failing:
             raise InvalidInputError("no such thing")
         done.append(run.method)
 
     monkeypatch.setattr(comparison, "perform", perform)
     monkeypatch.setattr(comparison, "ProcessPoolExecutor", Immediate)
     with pytest.raises(InvalidInputError, match="no such thing"):
-        run_missing(read_comparison(plan), jobs=2)
-    assert sorted(done) == sorted(["teacher", *(m for m in METHODS * 2 if m != "stages")])
+        run_missing(read_comparison(plan), jobs=jobs)
+    left = {"stages": {*METHODS, "teacher"} - {"stages"}, "teacher": {*METHODS} - {"fpd", "plain_fpd"}}
+    expected = [m for m in METHODS * 2 if m in left[failing]] + ["teacher"] * (failing != "teacher")
+    assert sorted(done) == sorted(expected)
+    with pytest.raises(InvalidInputError, match="no 0 trainings at a time"):
+        run_missing([], jobs=0)
 
 
 class Immediate:

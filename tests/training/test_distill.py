@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 from test_loop import Stopped, assert_same_weights, read_log
 
 from edgepose.errors import InvalidInputError, ModelNotFoundError
-from training import loop
+from training import loop, tasks
 from training.__main__ import main
 from training.checkpoints import load_weights, read_checkpoint
 from training.config import load_config
@@ -25,6 +26,7 @@ from training.distill.teacher import Teacher
 from training.loop import is_complete, train
 from training.losses import joints_mse, joints_ohkm
 from training.models import create
+from training.models.okdhp import extract_branch
 
 Write = Callable[..., Path]
 HOURGLASS = {"model": "hourglass", "options": {"channels": 8, "depth": 1, "stacks": 2}, "init": "default"}
@@ -207,6 +209,14 @@ def test_a_teacher_of_other_crops_is_refused(write_fpd: Write, tmp_path: Path, f
         Teacher(load_config(path, [field]))
 
 
+def test_a_teacher_of_other_maps_is_refused(write_fpd: Write, write_config: Write) -> None:
+    path = write_fpd()
+    fields = {"model": "mobilepose", "options": {"backbone": "shufflenetv2"}, "init": "default"}
+    train(load_config(write_config(name="teacher", **fields, epochs=1, data={"limit": 4})))
+    with pytest.raises(InvalidInputError, match="no teacher of heatmaps; found 'mobilepose'"):
+        Teacher(load_config(path))
+
+
 def test_nothing_to_distil(write_config: Write) -> None:
     with pytest.raises(InvalidInputError, match=r"nothing to distil in 'tiny'; found no distill\.method"):
         distill(load_config(write_config()))
@@ -309,6 +319,8 @@ def test_each_stage_starts_from_the_best_of_the_last_one(
     assert_same_weights(folder / "best.pt", folder / f"stage{best}/best.pt")
     with pytest.raises(InvalidInputError, match="go on with --resume"):
         train(config)
+    with pytest.raises(InvalidInputError, match="cannot resume; found no stage begun"):
+        train(load_config(tmp_path / "tiny.yaml", ["name=other"]), resume=True)
 
 
 def test_hard_joints_are_mined(write_config: Write) -> None:
@@ -323,3 +335,46 @@ def test_hard_joints_are_mined(write_config: Write) -> None:
     assert losses[2] == pytest.approx(losses[0], rel=1e-4)
     with pytest.raises(InvalidInputError, match="cannot choose 15 hard joints"):
         train(load_config(path, ["name=h15", "losses.hard_joints=15"]))
+    with pytest.raises(InvalidInputError, match=r"hard_joints is not usable; found 3; give 0 for a distill"):
+        load_config(write_config(**BRANCHED, losses={"hard_joints": 3}))
+
+
+@pytest.mark.parametrize("file", ["best.pt", "student.pt", "last.pt"])
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_that_was_killed_between_its_files_has_one_line_an_epoch(
+    write_config: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, epoch: int
+) -> None:
+    path = write_config(**BRANCHED, epochs=2)
+    config = load_config(path)
+    monkeypatch.setattr(tasks.TopDown, "_score", growing_scores())
+    saved, calls = loop._save, []
+
+    def stop(target: Path, content: dict[str, object]) -> None:
+        calls.append(target.name)
+        if target.name == file and calls.count(file) == epoch:
+            raise Stopped
+        saved(target, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_save", stop)
+        with pytest.raises(Stopped):
+            train(config)
+    monkeypatch.setattr(tasks.TopDown, "_score", growing_scores(epoch))
+    line = distill(config, resume=True)
+    folder = tmp_path / "runs/tiny"
+    assert [entry["epoch"] for entry in read_log(folder)] == [1, 2]
+    assert line == read_log(folder)[-1] == distill(config, resume=True)
+    last = read_checkpoint(folder / "last.pt")
+    assert_same_weights(folder / "best.pt", folder / "last.pt")
+    student = create("okdhp", **config.options)
+    student.load_state_dict(last["model"])
+    branch = read_checkpoint(folder / "student.pt")["branch"]
+    weights = extract_branch(student, branch).state_dict()
+    for key, value in read_checkpoint(folder / "student.pt")["model"].items():
+        assert torch.equal(value, weights[key]), key
+
+
+def growing_scores(epoch: int = 1) -> Callable[..., float]:
+    """Scores of four networks an epoch, each epoch's higher than those of the one before."""
+    figures = itertools.count(10 * epoch, 2.5)
+    return lambda *_: float(next(figures))

@@ -41,7 +41,8 @@ class Teacher:
     """A trained network in evaluation mode that says what the student is to learn.
 
     Raises:
-        InvalidInputError: its weights are not there, or it was made for other crops than the student's.
+        InvalidInputError: its weights are not there, it was made for other crops than the student's, or
+            its maps are not such as the student learns.
         ModelFormatError: the weights are those of another network.
     """
 
@@ -60,6 +61,11 @@ class Teacher:
                     f"teacher's and {getattr(config, field)}; both are given the same crops: train them alike"
                 )
         self._network = create(own.model, **own.options)
+        if hasattr(self._network, "loss"):
+            raise InvalidInputError(
+                f"no teacher of heatmaps; found {own.model!r} with a loss of its own, whose maps are other "
+                "ones; take a teacher that is trained on heatmaps"
+            )
         load_weights(self._network, path)
         self._network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self._slow_bfloat16 = config.precision != "32-true"
