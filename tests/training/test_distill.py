@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_loop import Stopped, assert_same_weights, read_log
+from test_loop import Stopped, assert_same_weights, read_log, torchrun
 
 from edgepose.errors import InvalidInputError, ModelNotFoundError
 from training import loop, tasks
@@ -139,12 +139,6 @@ def test_ohkm_equals_the_official_loss(official: tuple[Any, list[dict[str, Any]]
     )
     with pytest.raises(InvalidInputError, match="cannot choose 6 hard joints; found 5"):
         joints_ohkm(predicted, target, weights, 6)
-
-
-def read_yaml(path: Path, **changes: Any) -> Path:
-    """Change fields of a configuration that was written."""
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
-    return path
 
 
 @pytest.fixture
@@ -378,3 +372,26 @@ def growing_scores(epoch: int = 1) -> Callable[..., float]:
     """Scores of four networks an epoch, each epoch's higher than those of the one before."""
     figures = itertools.count(10 * epoch, 2.5)
     return lambda *_: float(next(figures))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fpd", "okdhp"])
+def test_two_processes_distil_in_stages(
+    write_config: Write, write_fpd: Write, tmp_path: Path, method: str
+) -> None:
+    """The second process must not look for a teacher before the first has gathered its stages."""
+    if method == "fpd":
+        path = write_fpd(stages=2, epochs=1, ema=0.9)
+        for name in ("teacher", "half"):
+            file = tmp_path / f"{name}.yaml"
+            file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "stages": 2}))
+    else:
+        path = write_config(**BRANCHED, name="student", stages=2, epochs=1)
+    torchrun("-m", "training", "distill", str(path))
+    torchrun("-m", "training", "distill", str(path), "--resume")
+    folder = tmp_path / "runs/student"
+    lines = [(line["stage"], line["epoch"], line["pictures"]) for line in read_log(folder)]
+    assert lines == [(0, 1, 16), (1, 1, 16)]
+    assert read_checkpoint(folder / "stage1/last.pt")["run"]["processes"] == 2
+    assert is_complete(load_config(path))
+    assert (folder / "student.pt").is_file() == (method == "okdhp")
