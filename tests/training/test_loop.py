@@ -19,6 +19,9 @@ from training import loop, tasks
 from training.__main__ import main
 from training.checkpoints import read_checkpoint, read_state_dict
 from training.config import load_config
+from training.data.loading import make_loader
+from training.evaluate import normalizer
+from training.export import model_spec
 from training.loop import DivergedError, Trainer, build_network, build_optimizer, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -264,6 +267,40 @@ def test_two_processes_equal_one_with_twice_the_batch(write_config: Write, tmp_p
     losses = [[line["loss"] for line in read_log(tmp_path / "runs" / name)] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)  # one log, not two
     assert (tmp_path / "runs/two/best.pt").is_file()
+
+
+def test_two_processes_equal_one_that_averages_their_gradients(write_config: Write, tmp_path: Path) -> None:
+    """With batch norm, whose statistics in training are those of a half, and several outputs."""
+    options = {"channels": 8, "depth": 1, "shared": 1, "branches": [1, 2, 1]}
+    fields = {"model": "okdhp", "options": options, "init": "default", "distill": {"method": "okdhp"}}
+    path = write_config(**fields, epochs=2)
+    config = load_config(path)
+    spec, device = model_spec(config), torch.device("cpu")
+    network = build_network(config).to(memory_format=torch.channels_last)
+    task, normalize = tasks.make_task(config, spec, network, device), normalizer(spec, device)
+    halves = [make_loader(task.examples, 4, seed=config.seed, processes=2, rank=rank) for rank in (0, 1)]
+    optimizer, schedule = build_optimizer(config, network, len(halves[0][0]))
+    network.train()
+    steps = 0
+    for epoch in range(config.epochs):
+        task.examples.epoch = epoch
+        for _, sampler in halves:
+            sampler.set_epoch(epoch)
+        for batches in zip(*(loader for loader, _ in halves), strict=True):
+            optimizer.zero_grad()
+            for batch in batches:
+                images = normalize(batch["image"])
+                (task.loss(network(images), batch, images) / 2).backward()
+            optimizer.step()
+            schedule.step()
+            steps += 1
+    assert steps == 4
+
+    torchrun(str(Path(__file__).with_name("two_processes.py")), str(path), str(tmp_path))
+    ranks = [read_state_dict(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
+    for name, parameter in network.named_parameters():
+        assert torch.equal(ranks[0][name], ranks[1][name]), name
+        torch.testing.assert_close(ranks[0][name], parameter.detach(), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.slow
