@@ -19,11 +19,12 @@ from training import loop, tasks
 from training.__main__ import main
 from training.checkpoints import load_weights, read_checkpoint
 from training.config import load_config
+from training.data.targets import gaussian_targets
 from training.distill.fpd import fpd_loss
 from training.distill.okdhp import deployable, okdhp_loss, pixel_kl, ramp_up
 from training.distill.run import distill
 from training.distill.teacher import Teacher
-from training.loop import is_complete, train
+from training.loop import Trainer, is_complete, train
 from training.losses import joints_mse, joints_ohkm
 from training.models import create
 from training.models.okdhp import extract_branch
@@ -239,17 +240,68 @@ def test_branches_are_measured_and_the_best_target_is_kept(write_config: Write, 
 
 
 def test_the_divergence_grows_with_the_epochs(write_config: Write) -> None:
-    """At a rate of nothing the loss of an epoch changes by the ramp-up alone, and by what is drawn."""
+    """At a rate of nothing the losses of the first epoch differ by the ramp-up alone."""
     fields = {**BRANCHED, "optimizer": {"name": "adam", "lr": 1e-12}, "augment": {"flip": 0.0, "scale": 0.0}}
     fields["augment"] |= {"rotation": 0.0, "translation": 0.0}
     path = write_config(**fields, epochs=1)
     losses = {}
-    for weight, length in ((0, 0), (1e4, 0), (1e4, 1000)):
+    for weight, length in ((0, 0), (1e4, 0), (1e4, 4)):
         overrides = [f"name=w{weight}-{length}", f"distill.kd_weight={weight}", f"distill.ramp_up={length}"]
         losses[weight, length] = train(load_config(path, overrides))["loss"]
     whole = losses[1e4, 0] - losses[0, 0]
     assert whole > 0
-    assert losses[1e4, 1000] - losses[0, 0] == pytest.approx(ramp_up(0, 1000) * whole, rel=0.05)
+    assert losses[1e4, 4] - losses[0, 0] == pytest.approx(ramp_up(0, 4) * whole, rel=0.05)
+
+
+def first_batch(trainer: Trainer) -> tuple[dict[str, Any], torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Four examples of which some joints are not labelled, their images, target heatmaps and weights."""
+    batch = trainer._task.examples.batch(range(4))
+    batch["weights"][:2, 3:] = 0
+    config = trainer.config
+    targets = gaussian_targets(
+        batch["joints"], batch["weights"], (8, 8), config.sigma, unbiased=config.unbiased
+    )
+    return batch, trainer._normalize(batch["image"]), targets
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_options_of_branches_reach_the_loss(write_config: Write, tmp_path: Path, detach: bool) -> None:
+    options = {"kd_weight": 5000, "ensemble_weight": 2, "temperature": 0.5, "detach": detach}
+    fields = {**BRANCHED, "distill": {"method": "okdhp", "ramp_up": 4, **options}}
+    trainer = Trainer(load_config(write_config(**fields)), tmp_path / "run")
+    batch, images, targets = first_batch(trainer)
+    trainer._task.examples.epoch = 3
+    network = trainer.network.train()
+    options["kd_weight"] *= ramp_up(3, 4)
+    gradients = []
+    for loss in (
+        trainer._task.loss(network(images), batch, images),
+        okdhp_loss(*network(images), *targets, **options),
+        okdhp_loss(*network(images), *targets, **{**options, "detach": not detach}),
+    ):
+        gradients.append([loss, *torch.autograd.grad(loss, network.fcs[0].weight)])
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert not torch.allclose(gradients[0][1], gradients[2][1], rtol=1e-2)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_options_of_a_teacher_reach_the_loss(write_fpd: Write, tmp_path: Path, masked: bool) -> None:
+    """The teacher is in evaluation, and says what its last stack does."""
+    train(load_config(write_fpd().with_name("teacher.yaml")))
+    distill_options = {"method": "fpd", "teacher_config": "teacher.yaml", "alpha": 0.3, "masked": masked}
+    config = load_config(write_fpd(distill=distill_options, options={**HOURGLASS["options"], "stacks": 2}))
+    trainer = Trainer(config, tmp_path / "run")
+    batch, images, (targets, weights) = first_batch(trainer)
+    teacher = create("hourglass", joints=14, **HOURGLASS["options"]).eval()
+    load_weights(teacher, tmp_path / "runs/teacher/best.pt")
+    outputs = [maps.detach() for maps in trainer.network(images)]
+    losses = [
+        fpd_loss(outputs, targets, teacher(images)[-1], weights, alpha=0.3, masked=m)
+        for m in (masked, not masked)
+    ]
+    for _ in range(2):  # not changed by what it has seen
+        torch.testing.assert_close(trainer._task.loss(outputs, batch, images), losses[0])
+    assert not torch.isclose(*losses, rtol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["okdhp", "fpd", "stages"])
