@@ -292,7 +292,7 @@ class Trainer:
                 "epoch": self.epoch,
                 "loss": loss,
                 "lr": self._schedule.get_last_lr()[0],
-                "seconds": round(time.perf_counter() - started, 1),
+                "seconds": round(time.perf_counter() - started, 3),
                 "pictures": len(self._loader) * self.config.batch_size * self.fabric.world_size,
             }
             if writer is not None:
