@@ -30,11 +30,11 @@ SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-
 # The packaged photo shows half of a person; its box says where the whole one would be.
 BOXES := $(if $(filter $(SAMPLE).jpg,$(SOURCE)),--boxes $(SAMPLE).json)
 
-.PHONY: help demo test test-slow test-matrix test-tensorrt smoke lint cuda gpu bench readme clean
+.PHONY: help demo test test-slow test-matrix test-tensorrt smoke lint cuda gpu bench bench-training readme clean
 .DELETE_ON_ERROR:
 
 help:  ## list the tasks
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.demo  ## poses on the packaged photo, or on SOURCE=my.jpg; the picture goes to out/
 	@$(BIN)/edgepose predict "$(SOURCE)" $(BOXES) --output "$(OUT)/"
@@ -81,6 +81,10 @@ gpu: $(VENV)/.test  ## on an NVIDIA GPU: build the kernels for it, test them, an
 
 bench: $(VENV)/.test  ## measure, and write docs/performance.md
 	$(BIN)/python benchmarks/report.py
+
+bench-training: $(VENV)/.test  ## time the training loop and distillation; sizes by SIZES="--input 256 --batch 64"
+	PYTHONPATH=. $(BIN)/python benchmarks/training_loop.py $(SIZES)
+	PYTHONPATH=. $(BIN)/python benchmarks/training_loop.py --distillation --batch 8 --steps 2 $(SIZES)
 
 readme: $(VENV)/.test  ## bring the README's figures and picture up to date with the packaged model
 	$(BIN)/python docs/update_readme.py

@@ -1,11 +1,12 @@
 """Time training, data loading included: ``PYTHONPATH=. python benchmarks/training_loop.py``.
 
 The contestants train the same networks on the same made pictures of the size of LSP Extended's: this
-project's `Trainer`; with ``data.device``, the pictures in the device's memory; and a plain PyTorch loop as
-people write it, with crops, normalisation and target heatmaps made in the data set and the loss read after
-each step. ``--distillation`` times a step of FPD and of OKDHP against plain training of the same student.
-They take turns, so that a busy machine slows all of them alike; figures are medians, and the ratio is the
-median of each round's. Peak memory is that of a process of each contestant's own, without its workers.
+project's `Trainer`; the same with ``data.device``, the pictures in the device's memory; and a plain PyTorch
+loop as people write it, with crops, normalisation and target heatmaps made in the data set and the loss read
+after each step, in PyTorch's default memory format and in that of this project. ``--distillation`` times a
+step of FPD and of OKDHP against plain training of the same student. They take turns, so that a busy machine
+slows all of them alike; figures are medians, and the ratio is the median of each round's. Peak memory is that
+of a process of each contestant's own, without its workers.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "lpn50": {"model": "lpn50"},
     "hourglass": {"model": "hourglass", "options": {"stacks": 2, "channels": 128, "depth": 3}},
 }
-PLAIN, OURS, DEVICE = "plain PyTorch loop", "edgepose", "edgepose, data.device"
+PLAIN, LAST, OURS, DEVICE = "plain loop", "plain loop, channels_last", "edgepose", "edgepose, data.device"
 PICTURE, JOINTS, HELD_OUT = (196, 190), 14, 16
 """Height and width of the pictures, the median of LSP Extended's; the people that are only held out."""
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
@@ -141,11 +142,11 @@ def project_epochs(config: TrainConfig) -> Epoch:
     return epoch
 
 
-def plain_epochs(config: TrainConfig) -> Epoch:
+def plain_epochs(config: TrainConfig, layout: torch.memory_format = torch.contiguous_format) -> Epoch:
     """Function that trains an epoch with a loop as people write it; returns its mean loss."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     people = load_lspet(Path(config.data.root) / "lspet")[:-HELD_OUT]
-    network = build_network(config).to(device)
+    network = build_network(config).to(device, memory_format=layout)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.optimizer.lr)
     half = config.precision == "bf16-mixed"
     loader = DataLoader(
@@ -166,7 +167,7 @@ def plain_epochs(config: TrainConfig) -> Epoch:
                 values.to(device, non_blocking=True) for values in (images, targets, weights)
             )
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                outputs = network(images)
+                outputs = network(images.contiguous(memory_format=layout))
             loss = sum(plain_loss(maps.float(), targets, weights) for maps in as_list(outputs))
             optimizer.zero_grad()
             loss.backward()
@@ -237,6 +238,7 @@ def contestants(network: str, options: argparse.Namespace, root: Path) -> dict[s
     fields = NETWORKS[network]
     return {
         PLAIN: lambda: plain_epochs(configure(options, root, **fields)),
+        LAST: lambda: plain_epochs(configure(options, root, **fields), torch.channels_last),
         OURS: lambda: project_epochs(configure(options, root, **fields)),
         DEVICE: lambda: project_epochs(configure(options, root, **fields, data={"device": True})),
     }

@@ -365,6 +365,11 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
         check(known, "distill.teacher_config", "the teacher's configuration, which says what network it is")
     given = config.distill.student_config is not None and config.weights is not None
     check(not given, "weights", "these or distill.student_config, not both")
+    if config.model == "mobilepose" and config.options.get("head") != "heatmap":
+        for name, plain in (("distill.method", None), ("losses.hard_joints", 0)):
+            check(
+                value(name) == plain, name, f"{plain} for a network of coordinates, or options.head heatmap"
+            )
     check(
         (config.distill.method == "okdhp") == (config.model == "okdhp"),
         "distill.method",

@@ -23,6 +23,9 @@ NETWORKS: list[dict[str, Any]] = [
     {**HOURGLASS, "stacks": 3, "official_indices": "noshare"},
     {"base": "lpn50", "width": 0.25},
     {"base": "lpn50", "width": 0.25, "shared": 1, "branches": [3, 4], "attention": "se", "fau": "paper"},
+    *({"base": "mobilepose", "backbone": name} for name in ("mobilenetv2", "shufflenetv2")),
+    {"base": "mobilepose", "backbone": "squeezenet", "branches": [1, 1], "fau": "paper"},
+    {"base": "mobilepose", "backbone": "resnet18"},
 ]
 
 
@@ -149,7 +152,10 @@ def test_target_branches() -> None:
     ("options", "message"),
     [
         ({"base": "hrnet_w32"}, "cannot cut network 'hrnet_w32' into branches; take hourglass, lpn50"),
-        ({"base": "lpn50", "stacks": 4}, "stacks and official_indices are of hourglasses"),
+        ({"base": "lpn50", "stacks": 4}, "lpn50 has no stacks; found stacks 4"),
+        ({"base": "mobilepose", "official_indices": "share"}, "mobilepose has no stacks"),
+        ({"base": "mobilepose", "branches": [1, 2]}, r"cannot be cut so; found .* branches \[1, 2\]"),
+        ({"base": "mobilepose", "backbone": "vgg"}, "unknown backbone"),
         ({"base": "lpn50", "shared": 4}, "cannot share 4 of its four layers"),
         ({"channels": 16, "attention": "gc"}, "has no option attention; it takes channels"),
         ({"branches": [2]}, r"found \[2\]; give two at least"),

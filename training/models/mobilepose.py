@@ -129,7 +129,7 @@ class MobilePose(nn.Module):
         super().__init__()
         whole = backbone == "squeezenet"
         self.feature_channels = _known(backbone)[1]
-        self.sides = "a multiple of 16, and one more," if whole else "a multiple of 32"
+        self.sides = self.sides_of(backbone)
         first = encoder(backbone)
         *second, last = decoder(backbone, joints)
         if whole:
@@ -138,6 +138,11 @@ class MobilePose(nn.Module):
         else:
             self.resnet, self._encoder_depth = nn.Sequential(*first, *second), len(first)
         self.hm_conv = last
+
+    @staticmethod
+    def sides_of(backbone: str) -> str:
+        """Which sides of a picture give heatmaps of a quarter."""
+        return "a multiple of 16, and one more," if backbone == "squeezenet" else "a multiple of 32"
 
     @property
     def final_layer(self) -> nn.Module:

@@ -12,9 +12,17 @@ from torch import Tensor, nn
 from edgepose.errors import InvalidInputError
 from training.models.hourglass import HourglassModule, Stem, hourglass, residuals, stack_head
 from training.models.lpn import LPN, lpn50
+from training.models.mobilepose import MobilePose, decoder, encoder, mobilepose, whole_names
 from training.models.registry import create, register
 
-__all__ = ["Branched", "BranchedHourglass", "BranchedLPN", "extract_branch", "okdhp"]
+__all__ = [
+    "Branched",
+    "BranchedHourglass",
+    "BranchedLPN",
+    "BranchedMobilePose",
+    "extract_branch",
+    "okdhp",
+]
 
 KERNELS = (3, 5, 7)
 """Of the feature aggregation unit's convolutions."""
@@ -266,6 +274,38 @@ class BranchedLPN(Branched):
             yield f"branches.{branch}.{name}", name
 
 
+class BranchedMobilePose(Branched):
+    """MobilePose with one encoder and several decoders to raw heatmaps, as the paper describes it.
+
+    The FAU looks at the encoder's features, which the paper leaves open.
+    """
+
+    base = "mobilepose"
+
+    def __init__(self, branches: int, fau: str, joints: int, options: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.students = [{**options, "head": "heatmap"} for _ in range(branches)]
+        backbone = options["backbone"]
+        self.sides = MobilePose.sides_of(backbone)
+        self.encoder = encoder(backbone)
+        self.branches = nn.ModuleList(decoder(backbone, joints) for _ in range(branches))
+        self._add_fau(self.branches[0][0].in_channels, joints, fau)
+
+    def _shared(self, x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        x = self.encoder(x)
+        return x, [], x
+
+    def _branch(self, index: int, x: Tensor) -> list[Tensor]:
+        return [self.branches[index](x)]
+
+    def _student_keys(self, branch: int) -> Iterator[tuple[str, str]]:
+        shared, own = whole_names(self.students[branch]["backbone"])
+        for name, student in shared.items():
+            yield f"encoder.{name}", student
+        for name, student in own.items():
+            yield f"branches.{branch}.{name}", student
+
+
 def extract_branch(network: Branched, branch: int) -> nn.Module:
     """The deployable student that one branch and the shared part make.
 
@@ -311,11 +351,13 @@ def okdhp(
     """Branched network for online distillation: three branches by default, each as deep as the target.
 
     Args:
-        base: network that a branch makes: ``"hourglass"`` or ``"lpn50"``.
+        base: network that a branch makes: ``"hourglass"``, ``"lpn50"`` or ``"mobilepose"``, whose encoder
+            is shared, with its heatmap head.
         shared: hourglass: stacks that are shared, by default half of the target's. LPN: layers, by
             default 3.
         branches: hourglass: own stacks of each branch, the first of which is the target's. LPN: blocks
-            in the last layer of each. Unequal numbers are the paper's unbalanced scheme.
+            in the last layer of each. MobilePose: 1, a decoder, for each. Unequal numbers are the paper's
+            unbalanced scheme.
         stacks: hourglass: of the target, ``shared + branches[0]``; by default 4.
         fau: feature aggregation unit as ``"released"`` or as in the ``"paper"``'s figure.
         official_indices: hourglass: ``"share"`` or ``"noshare"``, the members that the released networks
@@ -326,7 +368,7 @@ def okdhp(
     Raises:
         InvalidInputError: the base cannot be cut, or options do not fit together.
     """
-    builders = {"hourglass": hourglass, "lpn50": lpn50}
+    builders = {"hourglass": hourglass, "lpn50": lpn50, "mobilepose": mobilepose}
     if base not in builders:
         raise InvalidInputError(f"cannot cut network {base!r} into branches; take {', '.join(builders)}")
     known = {
@@ -340,9 +382,20 @@ def okdhp(
             f"network 'okdhp' over {base!r} has no option {', '.join(unknown)}; it takes {', '.join(known)}"
         )
     whole = {**known, **options}
+    if base != "hourglass" and (stacks is not None or official_indices is not None):
+        raise InvalidInputError(
+            f"{base} has no stacks; found stacks {stacks}, official_indices {official_indices}; give none"
+        )
+    if base == "mobilepose":
+        branches = [1, 1, 1] if branches is None else list(branches)
+        _check_branches(branches)
+        if shared is not None or max(branches) > 1 or whole["head"] not in (known["head"], "heatmap"):
+            raise InvalidInputError(
+                f"MobilePose cannot be cut so; found shared {shared}, branches {branches}, head "
+                f"{whole['head']!r}; leave out shared, give 1 for each branch, and train heatmaps"
+            )
+        return BranchedMobilePose(len(branches), fau, joints, whole)
     if base == "lpn50":
-        if stacks is not None or official_indices is not None:
-            raise InvalidInputError("stacks and official_indices are of hourglasses; leave them out")
         shared = 3 if shared is None else shared
         branches = [whole["blocks"][3]] * 3 if branches is None else list(branches)
         _check_branches(branches)
