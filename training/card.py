@@ -7,7 +7,6 @@ on the whole pictures, top-down, or on mosaics of them, bottom-up, and from the 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from edgepose.spec import ModelSpec
 from training.data.coco import PictureSet
 from training.data.people import People
 from training.evaluate_mosaics import held_out_mosaics, measure_mosaics
+from training.loop import read_log
 from training.metrics import lsp_torso, pck, pck_table
 from training.oks import set_ap
 
@@ -64,10 +64,7 @@ def read_runs(folders: list[Path]) -> Runs:
     for folder in folders:
         if not (folder / "log.jsonl").is_file():
             raise InvalidInputError(f"no training run; found no log.jsonl in {folder}; give the run's folder")
-    return [
-        (folder.name, [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()])
-        for folder in folders
-    ]
+    return [(folder.name, read_log(folder)) for folder in folders]
 
 
 def plot(runs: Runs, path: Path) -> None:
@@ -77,7 +74,7 @@ def plot(runs: Runs, path: Path) -> None:
     canvas, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     start = 0
     for name, lines in runs:
-        epochs = [start + line["epoch"] for line in lines]
+        epochs = [start + count for count in range(1, len(lines) + 1)]  # stages number theirs anew
         left.semilogy(epochs, [line["loss"] for line in lines], label=name)
         scored = [(e, line[figure]) for e, line in zip(epochs, lines, strict=True) if figure in line]
         right.plot([e for e, _ in scored], [value for _, value in scored], marker=".", label=name)

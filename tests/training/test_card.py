@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -104,3 +105,21 @@ def test_the_card_of_a_bottom_up_model(
 def test_runs_without_a_log_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"found no log\.jsonl"):
         read_runs([tmp_path])
+
+
+def test_stages_follow_each_other_in_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    lines = [
+        {"stage": s, "epoch": e, "loss": 1.0, "seconds": 1.0, **({"pck": 50.0} if e == 2 else {})}
+        for s in range(2)
+        for e in (1, 2)
+    ]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figures: list[Any] = []
+    monkeypatch.setattr(card.plt, "close", figures.append)
+    card.plot(card.read_runs([run, run]), tmp_path / "curves.png")
+    drawn = [[list(curve.get_xdata()) for curve in axes.lines] for axes in figures[0].axes]
+    assert drawn == [[[1, 2, 3, 4], [5, 6, 7, 8]], [[2, 4], [6, 8]]]
+    monkeypatch.undo()
+    card.plt.close(figures[0])
