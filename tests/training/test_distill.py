@@ -415,6 +415,7 @@ def test_a_run_that_was_killed_between_its_files_has_one_line_an_epoch(
     student = create("okdhp", **config.options)
     student.load_state_dict(last["model"])
     branch = read_checkpoint(folder / "student.pt")["branch"]
+    assert branch == 2  # the third has the highest score
     weights = extract_branch(student, branch).state_dict()
     for key, value in read_checkpoint(folder / "student.pt")["model"].items():
         assert torch.equal(value, weights[key]), key
