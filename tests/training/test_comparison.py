@@ -17,6 +17,7 @@ from training.comparison import DECODERS, METHODS, Run, read_comparison, run_mis
 from training.comparison_table import comparison_tables, replace_section
 from training.data import sets
 from training.export import check_output, model_spec
+from training.loop import read_log
 from training.models import create
 
 Write = Callable[..., Path]
@@ -86,6 +87,9 @@ def test_missing_runs_are_made_and_the_table_is_written(
     for (method, seed), result in results.items():
         assert result["pictures"] == (16 if method == "teacher" else 32), (method, seed)
         assert result["seconds"] > 0
+    for run in runs:  # what is held out stands for the test people
+        held_out = max(line["pck"] for line in read_log(run.folder))
+        assert results[run.method, run.seed]["test"]["mean"] == pytest.approx(held_out), run.folder
     plain = results["plain", 1]
     assert set(plain["decoders"]) == set(DECODERS)
     assert plain["decoders"]["soft arg-max, beta 160"] == plain["test"]["mean"]  # as configured
