@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 METHODS = ("plain", "stages", "fpd", "plain_fpd", "okdhp", "okdhp_unbalanced")
 """Of each student, in the order of the table; all see the same number of pictures."""
 
+ADJUSTABLE = ("data", "output", "precision", "epochs", "batch_size", "optimizer", "ema", "evaluate_every")
+"""What may be changed for all configurations of a comparison at once."""
+
 BETAS = (10, 20, 40, 80, 160, 320, 640)
 DECODERS: dict[str, Decoder] = {
     "arg-max": Decoder("argmax", refine=None),
@@ -100,12 +103,19 @@ def read_comparison(path: str | PathLike[str], overrides: list[str] | None = Non
 
     Args:
         path: YAML file with the fields of `Comparison`.
-        overrides: ``key.sub=value`` texts for the configurations of students and teacher.
+        overrides: ``key.sub=value`` texts for the configurations of students and teacher, of the
+            `ADJUSTABLE` fields.
 
     Raises:
-        InvalidInputError: a file is missing or not usable.
+        InvalidInputError: a file is missing or not usable, or other fields are to be changed.
     """
     path = Path(path)
+    for text in overrides or []:
+        if text.split("=")[0].split(".")[0] not in ADJUSTABLE:
+            raise InvalidInputError(
+                f"a comparison's networks and crops are those of its files; found {text}; change the files; "
+                f"from here only {', '.join(ADJUSTABLE)}"
+            )
     if not path.is_file():
         raise InvalidInputError(f"no comparison; found no file {path}; see training/configs/comparison")
     try:
@@ -258,7 +268,7 @@ def measure(run: Run) -> dict[str, Any]:
         ``test``: the scorer's table of the deployable network; ``branches`` and ``ensemble``: the headline
         figures of branched ones; ``decoders``: those of a plain student by decoder; ``pictures`` seen,
         ``seconds`` of training; ``parameters`` and ``macs`` of the deployable network; ``training_macs`` of
-        all that is run forward for a picture, a teacher twice: when it is trained and when it is asked.
+        all that is run forward for a picture: a teacher once when it is trained, and once when it is asked.
     """
     config = run.configs[-1]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -278,8 +288,10 @@ def measure(run: Run) -> dict[str, Any]:
         result["branches"] = [headline(student) for student in students]
         result["ensemble"] = headline(network)
         deployable = students[read_checkpoint(run.folder / "student.pt")["branch"]]
-    if run.teacher is not None:  # which is trained, and then asked
-        result["training_macs"] += 2 * count_macs(create(run.teacher.model, **run.teacher.options), size)
+    if run.teacher is not None:
+        teacher = count_macs(create(run.teacher.model, **run.teacher.options), size)
+        asked = sum(entry.epochs for entry in run.configs if entry.distill.method == "fpd")
+        result["training_macs"] += teacher * (1 + asked / sum(entry.epochs for entry in run.configs))
     if run.method == "plain":
         specs = {name: replace(spec, decoder=decoder) for name, decoder in DECODERS.items()}
         result["decoders"] = {name: headline(network, changed) for name, changed in specs.items()}

@@ -15,6 +15,10 @@ from training.comparison import DECODERS, METHODS, Run
 __all__ = ["comparison_tables", "replace_section"]
 
 START, END = "<!-- comparison -->", "<!-- /comparison -->"
+NOTE = """PCK@0.2 is that of the network that is deployed: mean and standard deviation over seeds. Against
+plain: the difference of the means and its standard error. Cost: multiply-accumulates of all that is run
+forward for a training picture, a teacher's own training included. Time: measured for a training picture, in
+units of plain training, without the teacher's own training."""
 NAMES = {
     "teacher": "teacher",
     "plain": "plain",
@@ -50,7 +54,7 @@ def comparison_tables(runs: Sequence[Run]) -> str:
         }
         if any(of_student.values()):
             parts += _student_tables(student, {"teacher": teacher, **of_student})
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, NOTE])
 
 
 def replace_section(text: str, tables: str) -> str:

@@ -356,6 +356,7 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
         check(config.coordinates == "legacy", "coordinates", "legacy for a bottom-up network")
         check(config.distill.method is None, "distill.method", "none for a bottom-up network")
         check(not config.data.device, "data.device", "false for a bottom-up network")
+        check(config.losses.hard_joints == 0, "losses.hard_joints", "0 for a bottom-up network")
     if config.data.people != "lsp" and config.task == "topdown":
         for part in ("train", "validation"):
             for kind in ("annotations", "images"):

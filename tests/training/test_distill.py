@@ -200,7 +200,7 @@ def test_the_student_starts_from_the_plain_one_and_learns_from_the_teacher(
 def test_a_teacher_of_other_crops_is_refused(write_fpd: Write, tmp_path: Path, field: str) -> None:
     path = write_fpd()
     train(load_config(tmp_path / "teacher.yaml"))
-    with pytest.raises(InvalidInputError, match="teacher and student do not see the same"):
+    with pytest.raises(InvalidInputError, match="teacher and student do not fit; found"):
         Teacher(load_config(path, [field]))
 
 

@@ -74,9 +74,9 @@ KEYS = [
     ("yyl_hg_s8_b1", "hourglass", {"stacks": 8, "channels": 256}),
     ("yyl_hg_s2_b1_mobile", "hourglass", {"stacks": 2, "channels": 256, "mobile": True}),
     ("bearpaw_hg_s2_b4", "hourglass", {"stacks": 2, "channels": 256, "blocks": 4}),
-    ("okdhp_share_s2_b3", "okdhp", {"shared": 0, "branches": [2, 2, 2], "channels": 256}),
+    ("okdhp_share_s2_b3", "okdhp", {"stacks": 2, "channels": 256, "official_indices": "share"}),
     ("okdhp_share_s4_b3", "okdhp", {"stacks": 4, "channels": 256, "official_indices": "share"}),
-    ("okdhp_share_s8_b3", "okdhp", {"stacks": 8, "shared": 6, "channels": 256}),
+    ("okdhp_share_s8_b3", "okdhp", {"stacks": 8, "channels": 256, "official_indices": "share"}),
     ("okdhp_noshare_s2_b3", "okdhp", {"stacks": 2, "channels": 256, "official_indices": "noshare"}),
     ("okdhp_noshare_s4_b3", "okdhp", {"stacks": 4, "channels": 256, "official_indices": "noshare"}),
 ]

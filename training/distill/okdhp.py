@@ -33,11 +33,18 @@ def pixel_kl(predicted: Tensor, ensemble: Tensor, weights: Tensor, temperature: 
         predicted, ensemble: heatmaps (n, k, h, w); the gradient reaches both.
         weights: (n, k), 0 for joints that do not count, whose divergence is 0.
     """
-    scale = weights[:, :, None] / temperature
-    own = log_softmax(predicted.float().flatten(2) * scale, 2)
-    other = log_softmax(ensemble.float().flatten(2) * scale, 2)
-    divergence = (other.exp() * (other - own)).sum()
-    return divergence * temperature**2 / (predicted.shape[0] * own.shape[2])
+    other = _log_probabilities(ensemble, weights, temperature)
+    return _divergence(_log_probabilities(predicted, weights, temperature), other) * temperature**2
+
+
+def _log_probabilities(maps: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    """Logarithm of weighted heatmaps as distributions over pixels, (n, k, h w)."""
+    return log_softmax(maps.float().flatten(2) * (weights[:, :, None] / temperature), 2)
+
+
+def _divergence(own: Tensor, other: Tensor) -> Tensor:
+    """Of distributions given by their logarithms, (n, k, h w), a picture and a pixel."""
+    return (other.exp() * (other - own)).sum() / (own.shape[0] * own.shape[2])
 
 
 def ramp_up(epoch: int, length: int) -> float:
@@ -74,11 +81,13 @@ def okdhp_loss(
         detach: the divergence does not draw the ensemble to the outputs. Released: it does.
     """
     total = ensemble_weight * joints_mse(ensemble, target, weights)
-    teacher = ensemble.detach() if detach else ensemble
     for output in outputs:
         total = total + joints_mse(output, target, weights)
-        if kd_weight > 0:
-            total = total + kd_weight * pixel_kl(output, teacher, weights, temperature)
+    if kd_weight > 0:
+        other = _log_probabilities(ensemble.detach() if detach else ensemble, weights, temperature)
+        for output in outputs:
+            own = _log_probabilities(output, weights, temperature)
+            total = total + kd_weight * temperature**2 * _divergence(own, other)
     return total
 
 

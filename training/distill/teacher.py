@@ -71,11 +71,12 @@ class Teacher:
                 f"no teacher; found no {path}; give distill.teacher, or let 'python -m training distill' "
                 "train it first"
             )
-        for field in ("input_size", "color", "mean", "std", "skeleton", "coordinates"):
+        for field in ("input_size", "color", "mean", "std", "skeleton", "coordinates", "padding", "sigma"):
             if getattr(own, field) != getattr(config, field):
                 raise InvalidInputError(
-                    f"teacher and student do not see the same; found {field} {getattr(own, field)} of the "
-                    f"teacher's and {getattr(config, field)}; both are given the same crops: train them alike"
+                    f"teacher and student do not fit; found {field} {getattr(own, field)} of the teacher's "
+                    f"and {getattr(config, field)}; both see the same crops for the same heatmaps: train "
+                    "them alike"
                 )
         self._network = create(own.model, **own.options)
         if hasattr(self._network, "loss"):

@@ -362,8 +362,8 @@ def okdhp(
     Args:
         base: network that a branch makes: ``"hourglass"``, ``"lpn50"`` or ``"mobilepose"``, whose encoder
             is shared, with its heatmap head.
-        shared: hourglass: stacks that are shared, by default half of the target's. LPN: layers, by
-            default 3.
+        shared: hourglass: stacks that are shared, by default half of the target's (with official indices
+            as many as the released network of the kind has). LPN: layers, by default 3.
         branches: hourglass: own stacks of each branch, the first of which is the target's. LPN: blocks
             in the last layer of each. MobilePose: 1, a decoder, for each. Unequal numbers are the paper's
             unbalanced scheme.
@@ -410,7 +410,8 @@ def okdhp(
         _check_branches(branches)
         return BranchedLPN(shared, branches, fau, joints, whole)
     if shared is None:
-        shared = (stacks or 4) // 2 if official_indices != "noshare" else 0
+        target = stacks or 4
+        shared = {"share": target - 2, "noshare": 0}.get(official_indices or "", target // 2)
     if branches is None:
         branches = [(stacks or 4) - shared] * 3
     branches = list(branches)
