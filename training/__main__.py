@@ -228,13 +228,13 @@ def _trained(options: argparse.Namespace) -> tuple[TrainConfig, nn.Module, dict[
     """The configuration, the network with its weights, and where these come from."""
     from training.checkpoints import load_weights, read_checkpoint
     from training.config import load_config, portable
-    from training.distill.okdhp import deployable
+    from training.distill.okdhp import branch_of, deployable
     from training.models import create
 
     config = load_config(options.config, options.overrides)
     path = Path(options.weights or Path(config.output) / config.name / "best.pt")
-    if config.model == "okdhp" and not options.weights:
-        config, path = deployable(config)
+    if config.model == "okdhp" and (not options.weights or branch_of(path) is not None):
+        config, path = deployable(config, options.weights)
     network = create(config.model, **config.options)
     load_weights(network, path)
     provenance: dict[str, Any] = {

@@ -207,6 +207,19 @@ def test_a_teacher_of_other_crops_is_refused(write_fpd: Write, tmp_path: Path, f
         Teacher(load_config(path, [field]))
 
 
+def test_what_does_not_fit_together_is_refused_before_anything_is_trained(
+    write_fpd: Write, tmp_path: Path
+) -> None:
+    path = write_fpd()
+    for field, message in (
+        ("input_size=[64,64]", "teacher and student do not see the same"),
+        ("options.stacks=3", "'student' cannot start from 'half'; found the networks hourglass"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            distill(load_config(path, [field]))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_nothing_to_distil(write_config: Write) -> None:
     with pytest.raises(InvalidInputError, match=r"nothing to distil in 'tiny'; found no distill\.method"):
         distill(load_config(write_config()))
@@ -230,6 +243,13 @@ def test_branches_are_measured_and_the_best_target_is_kept(write_config: Write, 
     onnx_file = tmp_path / "student.onnx"
     assert main(["export", str(tmp_path / "tiny.yaml"), "-o", str(onnx_file)]) == 0
     assert onnx_file.is_file()
+    moved = path.rename(tmp_path / "moved.pt")  # which is known for a student wherever it lies
+    again = tmp_path / "again.onnx"
+    command = ["export", str(tmp_path / "tiny.yaml"), "-o", str(again), "--weights"]
+    assert main([*command, str(moved)]) == 0
+    assert again.stat().st_size == pytest.approx(onnx_file.stat().st_size, rel=0.05)
+    assert main([*command, str(tmp_path / "runs/tiny/best.pt")]) == 0  # the whole network, with its ensemble
+    assert again.stat().st_size > 1.5 * onnx_file.stat().st_size
     with pytest.raises(ModelNotFoundError, match=r"student\.pt"):
         deployable(load_config(tmp_path / "tiny.yaml", ["name=other"]))
 

@@ -6,10 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from edgepose.errors import InvalidInputError
 from training.config import TrainConfig
-from training.distill.teacher import related_config
+from training.distill.teacher import related_config, teacher_config
 from training.loop import is_complete, train
+from training.models import create
 
 __all__ = ["distill"]
 
@@ -25,17 +28,26 @@ def distill(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
         the last line of the student's log.
 
     Raises:
-        InvalidInputError: nothing is to be distilled; what `training.loop.train` raises.
+        InvalidInputError: nothing is to be distilled; teacher, plain student and student do not fit
+            together, before any of them is trained; what `training.loop.train` raises.
     """
     options = config.distill
     if options.method is None:
         raise InvalidInputError(
             f"nothing to distil in {config.name!r}; found no distill.method; give fpd or okdhp, or train it"
         )
-    if options.method == "fpd" and options.teacher is None:
-        _complete(related_config(config, "teacher_config"), "teacher")
-    if options.student_config is not None:
-        _complete(related_config(config, "student_config"), "plain student")
+    teacher = teacher_config(config) if options.method == "fpd" else None
+    plain = related_config(config, "student_config") if options.student_config is not None else None
+    if plain is not None and _keys(plain) != _keys(config):
+        raise InvalidInputError(
+            f"{config.name!r} cannot start from {plain.name!r}; found the networks {config.model} "
+            f"{config.options} and {plain.model} {plain.options}; make them the same, or leave out "
+            "distill.student_config"
+        )
+    if teacher is not None and options.teacher is None:
+        _complete(teacher, "teacher")
+    if plain is not None:
+        _complete(plain, "plain student")
     begun = any((Path(config.output) / config.name).glob("**/last.pt"))
     return train(config, resume=resume and begun)
 
@@ -51,3 +63,9 @@ def _complete(config: TrainConfig, what: str) -> None:
         distill(config, resume=True)
     else:
         train(config, resume=any(folder.glob("**/last.pt")))
+
+
+def _keys(config: TrainConfig) -> set[str]:
+    """Names of a network's tensors."""
+    with torch.device("meta"):
+        return set(create(config.model, **config.options).state_dict())

@@ -14,7 +14,7 @@ from training.models import create
 from training.models.outputs import final_heatmaps
 from training.precision import exempt_slow_bfloat16
 
-__all__ = ["Teacher", "best_weights", "related_config"]
+__all__ = ["Teacher", "best_weights", "related_config", "teacher_config"]
 
 
 def related_config(config: TrainConfig, name: str) -> TrainConfig:
@@ -32,6 +32,22 @@ def related_config(config: TrainConfig, name: str) -> TrainConfig:
     return related
 
 
+def teacher_config(config: TrainConfig) -> TrainConfig:
+    """The teacher's configuration.
+
+    Raises:
+        InvalidInputError: it is for other crops or other joints than the student's.
+    """
+    own = related_config(config, "teacher_config")
+    for field in ("input_size", "color", "mean", "std", "skeleton", "coordinates"):
+        if getattr(own, field) != getattr(config, field):
+            raise InvalidInputError(
+                f"teacher and student do not see the same; found {field} {getattr(own, field)} of the "
+                f"teacher's and {getattr(config, field)}; both are given the same crops: train them alike"
+            )
+    return own
+
+
 def best_weights(config: TrainConfig) -> Path:
     """Where a run keeps its best weights."""
     return Path(config.output) / config.name / "best.pt"
@@ -46,19 +62,13 @@ class Teacher:
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        own = related_config(config, "teacher_config")
+        own = teacher_config(config)
         path = Path(config.distill.teacher) if config.distill.teacher else best_weights(own)
         if not path.is_file():
             raise InvalidInputError(
                 f"no teacher; found no {path}; give distill.teacher, or let 'python -m training distill' "
                 "train it first"
             )
-        for field in ("input_size", "color", "mean", "std", "skeleton", "coordinates"):
-            if getattr(own, field) != getattr(config, field):
-                raise InvalidInputError(
-                    f"teacher and student do not see the same; found {field} {getattr(own, field)} of the "
-                    f"teacher's and {getattr(config, field)}; both are given the same crops: train them alike"
-                )
         self._network = create(own.model, **own.options)
         load_weights(self._network, path)
         self._network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
