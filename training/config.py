@@ -370,6 +370,12 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
             check(
                 value(name) == plain, name, f"{plain} for a network of coordinates, or options.head heatmap"
             )
+        beta = math.log((sides[0] // 4) * (sides[1] // 4))  # which makes the network's own softmax again
+        check(
+            config.decoder.name != "soft_argmax" or abs(config.decoder.beta - beta) < 1e-3,
+            "decoder.beta",
+            f"{beta:.9f} for a network of coordinates of this input_size: the logarithm of a heatmap's pixels",
+        )
     check(
         (config.distill.method == "okdhp") == (config.model == "okdhp"),
         "distill.method",
