@@ -374,7 +374,7 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
         check(
             config.decoder.name != "soft_argmax" or abs(config.decoder.beta - beta) < 1e-3,
             "decoder.beta",
-            f"{beta:.9f} for a network of coordinates of this input_size: the logarithm of a heatmap's pixels",
+            f"{beta:.9f} for a network of coordinates: the logarithm of the pixels of a heatmap",
         )
     check(
         (config.distill.method == "okdhp") == (config.model == "okdhp"),
