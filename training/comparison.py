@@ -103,7 +103,8 @@ def read_comparison(path: str | PathLike[str], overrides: list[str] | None = Non
         overrides: ``key.sub=value`` texts for the configurations of students and teacher.
 
     Raises:
-        InvalidInputError: a file is missing or not usable.
+        InvalidInputError: a file is missing or not usable, or the methods would not see the same number of
+            pictures.
     """
     path = Path(path)
     if not path.is_file():
@@ -135,6 +136,11 @@ def read_comparison(path: str | PathLike[str], overrides: list[str] | None = Non
     for seed in plan.seeds:
         for student, entry in plan.students.items():
             base = configured(entry.config, student)
+            if base.epochs % plan.stages:
+                raise InvalidInputError(
+                    f"comparison {path} is not usable; found {base.epochs} epochs of {student!r} for "
+                    f"{plan.stages} stages, which then show it fewer pictures; give epochs that can be divided"
+                )
             for method in METHODS:
                 base.distill.teacher_config = str(path.parent / plan.teacher)
                 base.distill.teacher = str(best_weights(teacher))
