@@ -139,7 +139,7 @@ def read_comparison(path: str | PathLike[str], overrides: list[str] | None = Non
             if base.epochs % plan.stages:
                 raise InvalidInputError(
                     f"comparison {path} is not usable; found {base.epochs} epochs of {student!r} for "
-                    f"{plan.stages} stages, which then show it fewer pictures; give epochs that can be divided"
+                    f"{plan.stages} stages, with fewer pictures then; give epochs that can be divided"
                 )
             for method in METHODS:
                 base.distill.teacher_config = str(path.parent / plan.teacher)

@@ -381,6 +381,9 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
         "distill.method",
         "okdhp for the network okdhp, and for no other",
     )
+    if config.losses.hard_joints:
+        plain = config.distill.method is None and config.task == "topdown"
+        check(plain, "losses.hard_joints", "0 for distillation and bottom-up networks")
     if config.data.unlabelled is not None:
         check(
             config.distill.method == "fpd", "data.unlabelled", "none without a teacher (distill.method: fpd)"

@@ -225,6 +225,8 @@ def test_nothing_to_distil(write_config: Write) -> None:
         distill(load_config(write_config()))
     with pytest.raises(InvalidInputError, match=r"distill\.teacher_config is not usable; found None"):
         load_config(write_config(distill={"method": "fpd"}))
+    with pytest.raises(InvalidInputError, match=r"losses\.hard_joints is not usable; found 8; give 0"):
+        load_config(write_config(**BRANCHED, losses={"hard_joints": 8}))
     with pytest.raises(InvalidInputError, match="okdhp for the network okdhp, and for no other"):
         load_config(write_config(distill={"method": "okdhp"}))
 
