@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepose.errors import EdgePoseError, InvalidInputError
+from edgepose.errors import EdgePoseError, InvalidInputError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -233,6 +233,10 @@ def _trained(options: argparse.Namespace) -> tuple[TrainConfig, nn.Module, dict[
 
     config = load_config(options.config, options.overrides)
     path = Path(options.weights or Path(config.output) / config.name / "best.pt")
+    if not options.weights and not path.is_file():
+        raise ModelNotFoundError(
+            f"no trained network; found no {path}; train the configuration first, or give --weights FILE"
+        )
     if config.model == "okdhp" and (not options.weights or branch_of(path) is not None):
         config, path = deployable(config, options.weights)
     network = create(config.model, **config.options)

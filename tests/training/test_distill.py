@@ -213,6 +213,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_trained(
     path = write_fpd()
     for field, message in (
         ("input_size=[64,64]", "teacher and student do not see the same"),
+        ("distill.teacher=none.pt", r"found no file none\.pt; correct distill\.teacher"),
         ("options.stacks=3", "'student' cannot start from 'half'; found the networks hourglass"),
     ):
         with pytest.raises(InvalidInputError, match=message):
@@ -231,7 +232,9 @@ def test_nothing_to_distil(write_config: Write) -> None:
         load_config(write_config(distill={"method": "okdhp"}))
 
 
-def test_branches_are_measured_and_the_best_target_is_kept(write_config: Write, tmp_path: Path) -> None:
+def test_branches_are_measured_and_the_best_target_is_kept(
+    write_config: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = load_config(write_config(**BRANCHED, epochs=2, ema=0.5))
     line = train(config)
     figures = [line[f"pck_branch{b}"] for b in (1, 2, 3)]
@@ -248,6 +251,8 @@ def test_branches_are_measured_and_the_best_target_is_kept(write_config: Write, 
     moved = path.rename(tmp_path / "moved.pt")  # which is known for a student wherever it lies
     again = tmp_path / "again.onnx"
     command = ["export", str(tmp_path / "tiny.yaml"), "-o", str(again), "--weights"]
+    assert main([*command[:-1], "name=other"]) == 1
+    assert "train the configuration first" in capsys.readouterr().err
     assert main([*command, str(moved)]) == 0
     assert again.stat().st_size == pytest.approx(onnx_file.stat().st_size, rel=0.05)
     assert main([*command, str(tmp_path / "runs/tiny/best.pt")]) == 0  # the whole network, with its ensemble

@@ -36,9 +36,15 @@ def teacher_config(config: TrainConfig) -> TrainConfig:
     """The teacher's configuration.
 
     Raises:
-        InvalidInputError: it is for other crops or other joints than the student's.
+        InvalidInputError: it is for other crops or other joints than the student's, or the weights that are
+            named for it are not there.
     """
     own = related_config(config, "teacher_config")
+    weights = config.distill.teacher
+    if weights is not None and not Path(weights).is_file():
+        raise InvalidInputError(
+            f"no teacher; found no file {weights}; correct distill.teacher, or leave it out to train one"
+        )
     for field in ("input_size", "color", "mean", "std", "skeleton", "coordinates"):
         if getattr(own, field) != getattr(config, field):
             raise InvalidInputError(
