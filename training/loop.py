@@ -144,7 +144,13 @@ def build_network(config: TrainConfig) -> nn.Module:
     init_weights(network, config.init)
     weights = config.weights
     if weights is None and config.distill.student_config is not None:
-        weights = str(best_weights(related_config(config, "student_config")))
+        plain = best_weights(related_config(config, "student_config"))
+        if not plain.is_file():
+            raise InvalidInputError(
+                f"no plain student to start from; found no {plain}; let 'python -m training distill' train it "
+                "first, or leave out distill.student_config"
+            )
+        weights = str(plain)
     if weights:
         load_weights(network, weights, skip_head=True, fresh=config.fresh)
     return network
