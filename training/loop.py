@@ -147,8 +147,8 @@ def build_network(config: TrainConfig) -> nn.Module:
         plain = best_weights(related_config(config, "student_config"))
         if not plain.is_file():
             raise InvalidInputError(
-                f"no plain student to start from; found no {plain}; let 'python -m training distill' train it "
-                "first, or leave out distill.student_config"
+                f"no plain student to start from; found no {plain}; let 'python -m training distill' train "
+                "it first, or leave out distill.student_config"
             )
         weights = str(plain)
     if weights:
