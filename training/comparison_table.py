@@ -16,6 +16,7 @@ __all__ = ["comparison_tables", "replace_section"]
 
 START, END = "<!-- comparison -->", "<!-- /comparison -->"
 NAMES = {
+    "teacher": "teacher",
     "plain": "plain",
     "stages": "LPN's stages",
     "fpd": "FPD, from scratch",
@@ -40,20 +41,15 @@ def comparison_tables(runs: Sequence[Run]) -> str:
         raise InvalidInputError(
             f"no results; found none under {Path(runs[0].configs[-1].output)}; run the comparison first"
         )
-    parts = []
-    teacher = next((value for (_, method, _), value in results.items() if method == "teacher"), None)
-    if teacher is not None:
-        parts.append(
-            f"Teacher: {_size(teacher)}, PCK@0.2 {teacher['test']['mean']:.2f} after "
-            f"{teacher['pictures'] / 1e3:.0f} thousand pictures, {teacher['seconds'] / 60:.0f} minutes."
-        )
+    teacher = [value for (_, method, _), value in results.items() if method == "teacher"]
+    parts = [f"**teacher**: {_size(teacher[0])}."] if teacher else []
     for student in dict.fromkeys(run.student for run in runs if run.student):
         of_student = {
             method: [value for (s, m, _), value in results.items() if (s, m) == (student, method)]
             for method in METHODS
         }
         if any(of_student.values()):
-            parts += _student_tables(student, of_student)
+            parts += _student_tables(student, {"teacher": teacher, **of_student})
     return "\n\n".join(parts)
 
 
@@ -72,7 +68,7 @@ def replace_section(text: str, tables: str) -> str:
 
 def _student_tables(student: str, results: dict[str, list[dict[str, Any]]]) -> list[str]:
     plain = results["plain"]
-    some = next(values[0] for values in results.values() if values)
+    some = next(values[0] for method, values in results.items() if values and method != "teacher")
     lines = [
         f"**{student}**: {_size(some)}.",
         "",
@@ -88,12 +84,12 @@ def _student_tables(student: str, results: dict[str, list[dict[str, Any]]]) -> l
         cells = [
             NAMES[method],
             _spread(scores),
-            _gain(scores, [value["test"]["mean"] for value in plain]) if method != "plain" else "",
+            "" if method == "plain" else _gain(scores, [value["test"]["mean"] for value in plain]),
             _spread(ensemble) if ensemble else "",
             ", ".join(f"{statistics.mean(column):.2f}" for column in zip(*branches, strict=True)),
             str(len(values)),
             f"{statistics.mean(value['pictures'] for value in values) / 1e3:.0f} k",
-            f"{values[0]['training_macs'] / 1e9:.3f} G",
+            f"{values[0]['training_macs'] / 1e9:.2f} G",
             _time(values, plain),
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -63,8 +63,8 @@ class DataConfig:
     workers: int = 0
     """Processes that load pictures beside each training process."""
     device: bool = False
-    """Top-down: keep the pictures in the device's memory and crop and recolour there. The views are the
-    same; their grey levels may differ by rounding."""
+    """Top-down, for a GPU: keep the pictures in the device's memory, and crop and recolour there. The views
+    are the same; their grey levels may differ by rounding."""
 
 
 @dataclass

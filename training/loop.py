@@ -32,7 +32,7 @@ from training.checkpoints import load_weights, read_checkpoint
 from training.config import TrainConfig, portable
 from training.data.loading import make_loader
 from training.distill.okdhp import student_config
-from training.distill.teacher import best_weights, related_config
+from training.distill.teacher import plain_student
 from training.evaluate import normalizer
 from training.export import check_output, model_spec
 from training.models import create
@@ -142,15 +142,7 @@ def build_network(config: TrainConfig) -> nn.Module:
     torch.manual_seed(config.seed)
     network = create(config.model, **config.options)
     init_weights(network, config.init)
-    weights = config.weights
-    if weights is None and config.distill.student_config is not None:
-        plain = best_weights(related_config(config, "student_config"))
-        if not plain.is_file():
-            raise InvalidInputError(
-                f"no plain student to start from; found no {plain}; let 'python -m training distill' train "
-                "it first, or leave out distill.student_config"
-            )
-        weights = str(plain)
+    weights = config.weights or plain_student(config)
     if weights:
         load_weights(network, weights, skip_head=True, fresh=config.fresh)
     return network

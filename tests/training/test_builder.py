@@ -35,6 +35,8 @@ QUICK = {
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("lpn50", {"attention": "se"}),
     ("lpn50", {"attention": None}),
+    ("hourglass", {"stacks": 2, "channels": 32}),
+    ("okdhp", {"base": "lpn50", "width": 0.25}),
     ("mobilepose", {"backbone": "resnet18", "head": "heatmap"}),
     ("mobilepose", {"backbone": "mobilenetv2"}),
     ("mobilepose", {"backbone": "shufflenetv2"}),

@@ -95,7 +95,7 @@ def test_missing_runs_are_made_and_the_table_is_written(
     assert unbalanced["test"]["mean"] == unbalanced["branches"][0]
     assert unbalanced["parameters"] == plain["parameters"]
     assert results["fpd", 1]["training_macs"] == plain["macs"] + 2 * results["teacher", 1]["macs"]
-    for name in ("plain", "LPN's stages", "FPD, from the plain student", "OKDHP, unbalanced"):
+    for name in ("teacher", "plain", "LPN's stages", "FPD, from the plain student", "OKDHP, unbalanced"):
         assert sum(line.startswith(f"| {name} |") for line in printed.splitlines()) == 1
 
     monkeypatch.setattr(comparison, "train", lambda *_, **__: pytest.fail("trained again"))

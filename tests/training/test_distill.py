@@ -167,7 +167,7 @@ def test_one_command_trains_what_is_missing(
     runs = tmp_path / "runs"
     with pytest.raises(InvalidInputError, match=r"no teacher; found no .*teacher/best\.pt"):
         Teacher(load_config(path))
-    with pytest.raises(InvalidInputError, match=r"no plain student to start from; found no .*half/best\.pt"):
+    with pytest.raises(InvalidInputError, match=r"no plain student; found no .*half/best\.pt"):
         train(load_config(path))
     assert main(["distill", str(path)]) == 0
     assert {folder.name for folder in runs.iterdir()} == {"teacher", "half", "student"}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgepose.errors import InvalidInputError, ModelFormatError, ModelNotFoundError
+from edgepose.errors import InvalidInputError, ModelFormatError
 from training import loop, tasks
 from training.__main__ import main
 from training.checkpoints import read_checkpoint, read_state_dict
@@ -163,7 +163,7 @@ def test_a_student_starts_from_its_plain_training(write_config: Write, tmp_path:
     plain = write_config(name="plain", epochs=1)
     distill = {"method": "fpd", "teacher_config": plain.name, "student_config": plain.name}
     config = load_config(write_config(name="student", distill=distill, seed=2))
-    with pytest.raises(ModelNotFoundError, match=r"found no file .*plain/best\.pt"):
+    with pytest.raises(InvalidInputError, match=r"no plain student; found no .*plain/best\.pt"):
         build_network(config)
     train(load_config(plain))
     state = build_network(config).state_dict()

@@ -14,7 +14,7 @@ from training.models import create
 from training.models.outputs import final_heatmaps
 from training.precision import exempt_slow_bfloat16
 
-__all__ = ["Teacher", "best_weights", "related_config", "teacher_config"]
+__all__ = ["Teacher", "best_weights", "plain_student", "related_config", "teacher_config"]
 
 
 def related_config(config: TrainConfig, name: str) -> TrainConfig:
@@ -57,6 +57,23 @@ def teacher_config(config: TrainConfig) -> TrainConfig:
 def best_weights(config: TrainConfig) -> Path:
     """Where a run keeps its best weights."""
     return Path(config.output) / config.name / "best.pt"
+
+
+def plain_student(config: TrainConfig) -> Path | None:
+    """The best weights of the plain training that the student starts from, if it starts from one.
+
+    Raises:
+        InvalidInputError: there are none yet.
+    """
+    if config.distill.student_config is None:
+        return None
+    path = best_weights(related_config(config, "student_config"))
+    if not path.is_file():
+        raise InvalidInputError(
+            f"no plain student; found no {path}; give weights and distill.student_config=null, or let "
+            "'python -m training distill' train it first"
+        )
+    return path
 
 
 class Teacher:
