@@ -216,6 +216,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_trained(
     for field, message in (
         ("input_size=[64,64]", "teacher and student do not see the same"),
         ("distill.teacher=none.pt", r"found no file none\.pt; correct distill\.teacher"),
+        ("options.channels=16", "'student' cannot start from 'half'"),
         ("options.stacks=3", "'student' cannot start from 'half'; found the networks hourglass"),
     ):
         with pytest.raises(InvalidInputError, match=message):

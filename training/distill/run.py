@@ -38,7 +38,7 @@ def distill(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
         )
     teacher = teacher_config(config) if options.method == "fpd" else None
     plain = related_config(config, "student_config") if options.student_config is not None else None
-    if plain is not None and _keys(plain) != _keys(config):
+    if plain is not None and _shapes(plain) != _shapes(config):
         raise InvalidInputError(
             f"{config.name!r} cannot start from {plain.name!r}; found the networks {config.model} "
             f"{config.options} and {plain.model} {plain.options}; make them the same, or leave out "
@@ -65,7 +65,8 @@ def _complete(config: TrainConfig, what: str) -> None:
         train(config, resume=any(folder.glob("**/last.pt")))
 
 
-def _keys(config: TrainConfig) -> set[str]:
-    """Names of a network's tensors."""
+def _shapes(config: TrainConfig) -> dict[str, torch.Size]:
+    """Names and shapes of a network's tensors."""
     with torch.device("meta"):
-        return set(create(config.model, **config.options).state_dict())
+        state = create(config.model, **config.options).state_dict()
+    return {key: tensor.shape for key, tensor in state.items()}
