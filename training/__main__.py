@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepose.errors import EdgePoseError, InvalidInputError
+from edgepose.errors import EdgePoseError, InvalidInputError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -228,13 +228,17 @@ def _trained(options: argparse.Namespace) -> tuple[TrainConfig, nn.Module, dict[
     """The configuration, the network with its weights, and where these come from."""
     from training.checkpoints import load_weights, read_checkpoint
     from training.config import load_config, portable
-    from training.distill.okdhp import deployable
+    from training.distill.okdhp import branch_of, deployable
     from training.models import create
 
     config = load_config(options.config, options.overrides)
     path = Path(options.weights or Path(config.output) / config.name / "best.pt")
-    if config.model == "okdhp" and not options.weights:
-        config, path = deployable(config)
+    if not options.weights and not path.is_file():
+        raise ModelNotFoundError(
+            f"no trained network; found no {path}; train the configuration first, or give --weights FILE"
+        )
+    if config.model == "okdhp" and (not options.weights or branch_of(path) is not None):
+        config, path = deployable(config, options.weights)
     network = create(config.model, **config.options)
     load_weights(network, path)
     provenance: dict[str, Any] = {
@@ -244,6 +248,8 @@ def _trained(options: argparse.Namespace) -> tuple[TrainConfig, nn.Module, dict[
     content = read_checkpoint(path)
     if isinstance(content.get("config"), dict):  # a best.pt says how it was trained
         provenance["config"] = portable(content["config"])
+    if isinstance(content.get("training"), dict):  # a student's, of all branches
+        provenance["training"] = portable(content["training"])
     return config, network, provenance
 
 

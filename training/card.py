@@ -74,7 +74,7 @@ def plot(runs: Runs, path: Path) -> None:
     canvas, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     start = 0
     for name, lines in runs:
-        epochs = [start + count for count in range(1, len(lines) + 1)]  # stages number theirs anew
+        epochs = [start + number for number in range(1, len(lines) + 1)]  # stages count theirs anew
         left.semilogy(epochs, [line["loss"] for line in lines], label=name)
         scored = [(e, line[figure]) for e, line in zip(epochs, lines, strict=True) if figure in line]
         right.plot([e for e, _ in scored], [value for _, value in scored], marker=".", label=name)

@@ -107,7 +107,8 @@ def load_weights(
     Args:
         network: changed in place.
         path: our checkpoint or an official one.
-        skip_head: leave out tensors of another shape, for a net of another number of joints.
+        skip_head: leave out tensors of another shape, for a net of another number of joints; they must not
+            be most of them, as in a net of another width.
         fresh: tensors whose key contains one of these texts keep their values too; the network and the
             file may each have such that the other has not, as a classifier's head.
 
@@ -127,7 +128,7 @@ def load_weights(
     differing = [k for k in state if k in own and state[k].shape != own[k].shape and not kept(k)]
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked") and not kept(k)]
     unknown = [k for k in state if k not in own and not kept(k)]
-    if missing or unknown or (differing and not skip_head):
+    if missing or unknown or len(differing) > (len(state) // 2 if skip_head else 0):
         raise ModelFormatError(
             f"checkpoint {path} does not fit {type(network).__name__}; "
             f"{_some('missing', missing)}, {_some('unknown', unknown)}, "

@@ -107,7 +107,8 @@ def read_comparison(path: str | PathLike[str], overrides: list[str] | None = Non
             `ADJUSTABLE` fields.
 
     Raises:
-        InvalidInputError: a file is missing or not usable, or other fields are to be changed.
+        InvalidInputError: a file is missing or not usable, other fields are to be changed, or the methods
+            would not see the same number of pictures.
     """
     path = Path(path)
     for text in overrides or []:
@@ -145,6 +146,11 @@ def read_comparison(path: str | PathLike[str], overrides: list[str] | None = Non
     for seed in plan.seeds:
         for student, entry in plan.students.items():
             base = configured(entry.config, student)
+            if base.epochs % plan.stages:
+                raise InvalidInputError(
+                    f"comparison {path} is not usable; found {base.epochs} epochs of {student!r} for "
+                    f"{plan.stages} stages, with fewer pictures then; give epochs that can be divided"
+                )
             for method in METHODS:
                 base.distill.teacher_config = str(path.parent / plan.teacher)
                 base.distill.teacher = str(best_weights(teacher))

@@ -177,7 +177,8 @@ class TrainConfig:
     grouping: dict[str, Any] = field(default_factory=dict)
     """Bottom-up: fields of `edgepose.spec.Grouping` that differ from its defaults."""
 
-    init: str = "normal"
+    init: str = "default"
+    """``default``: each network's published one; see `training.models.layers.init_weights`."""
     weights: str | None = None
     fresh: list[str] = field(default_factory=list)
     """Parts of the names of tensors that keep their initial values when ``weights`` are loaded, and need not
@@ -356,7 +357,6 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
         check(config.coordinates == "legacy", "coordinates", "legacy for a bottom-up network")
         check(config.distill.method is None, "distill.method", "none for a bottom-up network")
         check(not config.data.device, "data.device", "false for a bottom-up network")
-        check(config.losses.hard_joints == 0, "losses.hard_joints", "0 for a bottom-up network")
     if config.data.people != "lsp" and config.task == "topdown":
         for part in ("train", "validation"):
             for kind in ("annotations", "images"):
@@ -364,8 +364,6 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
     if config.distill.method == "fpd":
         known = config.distill.teacher_config is not None
         check(known, "distill.teacher_config", "the teacher's configuration, which says what network it is")
-    if config.distill.method is not None:
-        check(config.losses.hard_joints == 0, "losses.hard_joints", "0 for a distillation")
     given = config.distill.student_config is not None and config.weights is not None
     check(not given, "weights", "these or distill.student_config, not both")
     if config.model == "mobilepose" and config.options.get("head") != "heatmap":
@@ -373,11 +371,20 @@ def _check(config: TrainConfig, path: str | PathLike[str]) -> None:
             check(
                 value(name) == plain, name, f"{plain} for a network of coordinates, or options.head heatmap"
             )
+        beta = math.log((sides[0] // 4) * (sides[1] // 4))  # which makes the network's own softmax again
+        check(
+            config.decoder.name != "soft_argmax" or abs(config.decoder.beta - beta) < 1e-3,
+            "decoder.beta",
+            f"{beta:.9f} for a network of coordinates: the logarithm of the pixels of a heatmap",
+        )
     check(
         (config.distill.method == "okdhp") == (config.model == "okdhp"),
         "distill.method",
         "okdhp for the network okdhp, and for no other",
     )
+    if config.losses.hard_joints:
+        plain = config.distill.method is None and config.task == "topdown"
+        check(plain, "losses.hard_joints", "0 for distillation and bottom-up networks")
     if config.data.unlabelled is not None:
         check(
             config.distill.method == "fpd", "data.unlabelled", "none without a teacher (distill.method: fpd)"

@@ -159,7 +159,9 @@ def build_network(config: TrainConfig) -> nn.Module:
     init_weights(network, config.init)
     weights = config.weights or plain_student(config)
     if weights:
-        load_weights(network, weights, skip_head=True, fresh=config.fresh)
+        left_out = load_weights(network, weights, skip_head=True, fresh=config.fresh)
+        if left_out:
+            log.info("%s: %d tensors are not taken, such as %s", weights, len(left_out), left_out[0])
     return network
 
 
@@ -381,6 +383,7 @@ class Trainer:
             "model": extract_branch(network, branch).state_dict(),
             "config": portable(student_config(self.config, network, branch)),
             "branch": branch,
+            "training": portable(self.config),
         }
         _save(self.folder / "student.pt", content)
 

@@ -172,6 +172,14 @@ def test_another_number_of_joints(trained: Small, tmp_path: Path) -> None:
     assert torch.equal(network.conv1.weight, trained.conv1.weight)
 
 
+def test_a_net_of_another_width_is_no_other_head(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(create("hourglass", stacks=1, channels=8, depth=1).state_dict(), path)
+    network = create("hourglass", stacks=1, channels=16, depth=1)
+    with pytest.raises(ModelFormatError, match=r"0 keys unknown, \d\d keys of another shape"):
+        load_weights(network, path, skip_head=True)
+
+
 def test_some_tensors_may_start_afresh(trained: Small, tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save(trained.state_dict(), path)

@@ -164,6 +164,8 @@ def test_one_command_trains_what_is_missing(
     runs = tmp_path / "runs"
     with pytest.raises(InvalidInputError, match=r"no teacher; found no .*teacher/best\.pt"):
         Teacher(load_config(path))
+    with pytest.raises(InvalidInputError, match=r"no plain student; found no .*half/best\.pt"):
+        train(load_config(path))
     assert main(["distill", str(path)]) == 0
     assert {folder.name for folder in runs.iterdir()} == {"teacher", "half", "student"}
     assert [line["epoch"] for line in read_log(runs / "student")] == [1, 2]
@@ -212,16 +214,35 @@ def test_a_teacher_of_other_maps_is_refused(write_fpd: Write, write_config: Writ
         Teacher(load_config(path))
 
 
+def test_what_does_not_fit_together_is_refused_before_anything_is_trained(
+    write_fpd: Write, tmp_path: Path
+) -> None:
+    path = write_fpd()
+    for field, message in (
+        ("input_size=[64,64]", "teacher and student do not fit"),
+        ("distill.teacher=none.pt", r"found no file none\.pt; correct distill\.teacher"),
+        ("options.channels=16", "'student' cannot start from 'half'"),
+        ("options.stacks=3", "'student' cannot start from 'half'; found the networks hourglass"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            distill(load_config(path, [field]))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_nothing_to_distil(write_config: Write) -> None:
     with pytest.raises(InvalidInputError, match=r"nothing to distil in 'tiny'; found no distill\.method"):
         distill(load_config(write_config()))
     with pytest.raises(InvalidInputError, match=r"distill\.teacher_config is not usable; found None"):
         load_config(write_config(distill={"method": "fpd"}))
+    with pytest.raises(InvalidInputError, match=r"losses\.hard_joints is not usable; found 8; give 0"):
+        load_config(write_config(**BRANCHED, losses={"hard_joints": 8}))
     with pytest.raises(InvalidInputError, match="okdhp for the network okdhp, and for no other"):
         load_config(write_config(distill={"method": "okdhp"}))
 
 
-def test_branches_are_measured_and_the_best_target_is_kept(write_config: Write, tmp_path: Path) -> None:
+def test_branches_are_measured_and_the_best_target_is_kept(
+    write_config: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = load_config(write_config(**BRANCHED, epochs=2, ema=0.5))
     line = train(config)
     figures = [line[f"pck_branch{b}"] for b in (1, 2, 3)]
@@ -235,6 +256,15 @@ def test_branches_are_measured_and_the_best_target_is_kept(write_config: Write, 
     onnx_file = tmp_path / "student.onnx"
     assert main(["export", str(tmp_path / "tiny.yaml"), "-o", str(onnx_file)]) == 0
     assert onnx_file.is_file()
+    moved = path.rename(tmp_path / "moved.pt")  # which is known for a student wherever it lies
+    again = tmp_path / "again.onnx"
+    command = ["export", str(tmp_path / "tiny.yaml"), "-o", str(again), "--weights"]
+    assert main([*command[:-1], "name=other"]) == 1
+    assert "train the configuration first" in capsys.readouterr().err
+    assert main([*command, str(moved)]) == 0
+    assert again.stat().st_size == pytest.approx(onnx_file.stat().st_size, rel=0.05)
+    assert main([*command, str(tmp_path / "runs/tiny/best.pt")]) == 0  # the whole network, with its ensemble
+    assert again.stat().st_size > 1.5 * onnx_file.stat().st_size
     with pytest.raises(ModelNotFoundError, match=r"student\.pt"):
         deployable(load_config(tmp_path / "tiny.yaml", ["name=other"]))
 

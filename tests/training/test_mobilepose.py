@@ -257,6 +257,8 @@ def test_coordinates_from_training_to_the_estimator(
         epochs=1,
     )
     config = load_config(path)
+    with pytest.raises(InvalidInputError, match=r"decoder\.beta is not usable; found 160.0; give 4.158883"):
+        load_config(path, ["decoder.beta=160"])
     train(config)
     log = json.loads((tmp_path / "runs/tiny/log.jsonl").read_text())
     assert 0.3 < log["loss"] < 2 * math.sqrt(2) + math.log(2)  # the bounds of distance and divergence

@@ -157,7 +157,7 @@ def test_target_branches() -> None:
         ({"base": "mobilepose", "branches": [1, 2]}, r"cannot be cut so; found .* branches \[1, 2\]"),
         ({"base": "mobilepose", "backbone": "vgg"}, "unknown backbone"),
         ({"base": "lpn50", "shared": 4}, "cannot share 4 of its four layers"),
-        ({"channels": 16, "attention": "gc"}, "has no option attention; it takes channels"),
+        ({"channels": 16, "attention": "gc"}, "has no option attention; it takes .*fau, .*channels"),
         ({"branches": [2]}, r"found \[2\]; give two at least"),
         ({"branches": [2, 0, 1]}, "each with a part of its own"),
         ({"stacks": 4, "shared": 1, "branches": [2, 2, 2]}, "let them sum up"),

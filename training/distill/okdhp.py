@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from training.losses import joints_mse
 from training.models import create
 from training.models.okdhp import Branched
 
-__all__ = ["deployable", "okdhp_loss", "pixel_kl", "ramp_up", "student_config"]
+__all__ = ["branch_of", "deployable", "okdhp_loss", "pixel_kl", "ramp_up", "student_config"]
 
 
 def pixel_kl(predicted: Tensor, ensemble: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
@@ -97,18 +98,28 @@ def student_config(config: TrainConfig, network: Branched, branch: int) -> Train
     return replace(config, model=network.base, options=options, distill=DistillConfig())
 
 
-def deployable(config: TrainConfig) -> tuple[TrainConfig, Path]:
-    """Configuration and weights (``student.pt``) of the student that an OKDHP run has made.
+def deployable(config: TrainConfig, weights: str | PathLike[str] | None = None) -> tuple[TrainConfig, Path]:
+    """Configuration and weights of the student that an OKDHP run has made.
+
+    Args:
+        config: of the run.
+        weights: a ``student.pt``; None: the run's own.
 
     Raises:
         ModelNotFoundError: the run has none yet.
         ModelFormatError: the file is not such a student.
     """
-    path = Path(config.output) / config.name / "student.pt"
-    branch = read_checkpoint(path).get("branch")
+    path = Path(weights or Path(config.output) / config.name / "student.pt")
+    branch = branch_of(path)
     if branch is None:
         raise ModelFormatError(f"no student in {path}; found no 'branch'; train the configuration anew")
     with torch.device("meta"):
         network = create(config.model, **config.options)
     assert isinstance(network, Branched)
     return student_config(config, network, branch), path
+
+
+def branch_of(path: str | PathLike[str]) -> int | None:
+    """Number of the branch that a checkpoint's student was, from 0; None where it is no ``student.pt``."""
+    content = read_checkpoint(path)
+    return content.get("branch") if isinstance(content, dict) else None

@@ -14,7 +14,7 @@ from training.models import create
 from training.models.outputs import final_heatmaps
 from training.precision import exempt_slow_bfloat16
 
-__all__ = ["Teacher", "best_weights", "plain_student", "related_config"]
+__all__ = ["Teacher", "best_weights", "plain_student", "related_config", "teacher_config"]
 
 
 def related_config(config: TrainConfig, name: str) -> TrainConfig:
@@ -30,6 +30,28 @@ def related_config(config: TrainConfig, name: str) -> TrainConfig:
     for field in ("root", "workers", "device"):
         setattr(related.data, field, getattr(config.data, field))
     return related
+
+
+def teacher_config(config: TrainConfig) -> TrainConfig:
+    """The teacher's configuration.
+
+    Raises:
+        InvalidInputError: it is for other crops or other joints than the student's, or the weights that are
+            named for it are not there.
+    """
+    own = related_config(config, "teacher_config")
+    weights = config.distill.teacher
+    if weights is not None and not Path(weights).is_file():
+        raise InvalidInputError(
+            f"no teacher; found no file {weights}; correct distill.teacher, or leave it out to train one"
+        )
+    for field in ("input_size", "color", "mean", "std", "skeleton", "coordinates", "padding", "sigma"):
+        if getattr(own, field) != getattr(config, field):
+            raise InvalidInputError(
+                f"teacher and student do not fit; found {field} {getattr(own, field)} of the teacher's and "
+                f"{getattr(config, field)}; both see the same crops for the same heatmaps: train them alike"
+            )
+    return own
 
 
 def best_weights(config: TrainConfig) -> Path:
@@ -64,20 +86,13 @@ class Teacher:
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        own = related_config(config, "teacher_config")
+        own = teacher_config(config)
         path = Path(config.distill.teacher) if config.distill.teacher else best_weights(own)
         if not path.is_file():
             raise InvalidInputError(
                 f"no teacher; found no {path}; give distill.teacher, or let 'python -m training distill' "
                 "train it first"
             )
-        for field in ("input_size", "color", "mean", "std", "skeleton", "coordinates", "padding", "sigma"):
-            if getattr(own, field) != getattr(config, field):
-                raise InvalidInputError(
-                    f"teacher and student do not fit; found {field} {getattr(own, field)} of the teacher's "
-                    f"and {getattr(config, field)}; both see the same crops for the same heatmaps: train "
-                    "them alike"
-                )
         self._network = create(own.model, **own.options)
         if hasattr(self._network, "loss"):
             raise InvalidInputError(

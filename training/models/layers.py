@@ -132,7 +132,8 @@ def init_weights(network: nn.Module, scheme: str) -> None:
             fewer epochs; then GC blocks start as in their paper: attention by fan-in, and an
             identity because their last convolution is zero. The last layers, ``final_layer`` or
             ``final_layers``, have a standard deviation of 0.001 in both. ``"default"`` leaves the
-            network as it was built: hourglasses with PyTorch's own values, as they were published.
+            network as it was built, which is as it was published: hourglasses and MobilePose with
+            PyTorch's own values, HigherLPN with ``"kaiming"``, the others with ``"normal"``.
 
     Raises:
         InvalidInputError: the scheme is unknown.

@@ -388,7 +388,8 @@ def okdhp(
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise InvalidInputError(
-            f"network 'okdhp' over {base!r} has no option {', '.join(unknown)}; it takes {', '.join(known)}"
+            f"network 'okdhp' over {base!r} has no option {', '.join(unknown)}; it takes shared, branches, "
+            f"stacks, fau, official_indices, {', '.join(known)}"
         )
     whole = {**known, **options}
     if base != "hourglass" and (stacks is not None or official_indices is not None):

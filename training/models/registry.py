@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from edgepose.errors import InvalidInputError
+from edgepose.errors import EdgePoseError, InvalidInputError
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 
@@ -32,7 +32,8 @@ def create(name: str, **options: object) -> nn.Module:
         **options: the options of that network, for instance ``joints=17``.
 
     Raises:
-        InvalidInputError: the name or an option is unknown; the message lists what there is.
+        InvalidInputError: the name or an option is unknown, and the message lists what there is; or an
+            option's value is not usable.
     """
     builder = _BUILDERS.get(name)
     if builder is None:
@@ -46,4 +47,12 @@ def create(name: str, **options: object) -> nn.Module:
         raise InvalidInputError(
             f"network {name!r} has no option {', '.join(sorted(unknown))}; it takes {', '.join(known)}"
         )
-    return builder(**options)
+    try:
+        return builder(**options)
+    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+        if isinstance(error, EdgePoseError):
+            raise
+        raise InvalidInputError(
+            f"cannot build network {name!r}; found options {options} ({type(error).__name__}: {error}); "
+            "give each a value of its own kind, as the network's description says"
+        ) from error
