@@ -93,13 +93,13 @@ def meta_network(name: str, **options: Any) -> nn.Module:
         return create(name, **options)
 
 
-@pytest.mark.parametrize(("name", "options", "parameters", "size", "macs"), PUBLISHED)
 def test_values_of_no_use_are_told_with_the_option() -> None:
     for name, options in (("lpn50", {"width": "wide"}), ("okdhp", {"base": "hourglass", "branches": 3})):
         with pytest.raises(InvalidInputError, match=f"cannot build network '{name}'; found options .*Error"):
             create(name, **options)
 
 
+@pytest.mark.parametrize(("name", "options", "parameters", "size", "macs"), PUBLISHED)
 def test_sizes_equal_the_published_ones(
     name: str, options: dict[str, Any], parameters: int, size: tuple[int, int], macs: float | None
 ) -> None:
