@@ -149,7 +149,7 @@ def test_command_line_evaluates(
     assert main(["evaluate", config, "--weights", str(weights), "--scales", "0.5", "1"]) == 1
     assert "cannot evaluate a top-down network at scales [0.5, 1.0]" in capsys.readouterr().err
     assert main(["evaluate", config]) == 1
-    assert "found no file" in capsys.readouterr().err
+    assert "no trained network; found no " in capsys.readouterr().err
     torch.save(create("plain", joints=17).state_dict(), weights)
     assert main(["evaluate", config, "skeleton=coco17", "--weights", str(weights)]) == 1
     assert "cannot score coco17" in capsys.readouterr().err

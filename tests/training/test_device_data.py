@@ -181,9 +181,9 @@ def test_training_sees_the_same(write_config: Write) -> None:
 
 def test_it_is_not_part_of_what_a_run_is(write_config: Write) -> None:
     """A run may go on with the pictures elsewhere, on another machine for instance."""
-    train(load_config(write_config(epochs=1)))
+    line = train(load_config(write_config(epochs=1)))
     path = write_config(epochs=1, data={"device": True})
-    assert train(load_config(path), resume=True) == {}  # accepted, and nothing left to do
+    assert train(load_config(path), resume=True) == line  # accepted, and nothing left to do
     with pytest.raises(InvalidInputError, match=r"data\.device is not usable; found True; give false"):
         load_config(path, ["task=bottomup", "coordinates=legacy"])
 
