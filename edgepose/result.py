@@ -54,14 +54,21 @@ class Source:
     """Where a picture came from.
 
     Attributes:
-        path: file name, or ``"camera:0"``.
-        frame: number of the frame from 0 in a video or camera stream; None for a still picture.
-        time_ms: position of the frame in a video, in milliseconds.
+        path: file name, ``"camera:0"``, or the address of a stream without user and password.
+        frame: number of the frame from 0 in a video or camera stream, those that were passed over or dropped
+            counted; None for a still picture.
+        time_ms: position of the frame in a video, in milliseconds; of a camera or live stream the time since
+            its first frame.
+        captured_ms: when the frame of a video, camera or stream was there, decoded: milliseconds of
+            `time.monotonic`.
+        index: place of the source among several that run together, from 0; None for a single one.
     """
 
     path: str
     frame: int | None = None
     time_ms: float | None = None
+    captured_ms: float | None = None
+    index: int | None = None
 
     def __str__(self) -> str:
         return self.path if self.frame is None else f"{self.path} frame {self.frame}"

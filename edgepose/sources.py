@@ -1,16 +1,14 @@
-"""Pictures from files, directories, globs, videos, cameras and arrays, one at a time."""
+"""Pictures from files, directories, globs, videos, cameras, streams and arrays, one at a time."""
 
 from __future__ import annotations
 
 import glob
-import logging
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +16,24 @@ from numpy.typing import NDArray
 from edgepose.errors import InvalidInputError
 from edgepose.optional import require_cv2
 from edgepose.result import Source
+from edgepose.streams.addresses import is_address
+from edgepose.streams.frames import Frame, FrameSource, Image, OnSkip, Reading, Skip, log_skip
+from edgepose.streams.live import RECONNECT, open_live
+from edgepose.streams.video import open_video
 
-__all__ = ["Frame", "FrameSource", "Skip", "check_image", "open_source", "read_image"]
+__all__ = [
+    "Frame",
+    "FrameSource",
+    "OnSkip",
+    "Skip",
+    "SourceLike",
+    "check_image",
+    "is_video",
+    "log_skip",
+    "open_source",
+    "open_sources",
+    "read_image",
+]
 
 IMAGE_SUFFIXES = frozenset(
     (
@@ -33,94 +47,43 @@ VIDEO_SUFFIXES = frozenset(
         ".3gp",
     )
 )  # fmt: skip
-# Containers that store the number of frames; in others OpenCV estimates it.
-_COUNTED_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".avi"])
-_MAX_BAD_READS = 100
 
-_log = logging.getLogger("edgepose")
-
-Image = NDArray[np.uint8]
-SourceLike = str | os.PathLike[str] | int | NDArray[Any] | Sequence[Any]
+SourceLike = str | os.PathLike[str] | int | NDArray[Any] | FrameSource | Sequence[Any]
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A picture, BGR uint8 (H, W, 3), and where it came from (None for an array)."""
-
-    image: Image
-    source: Source | None = None
-
-
-@dataclass(frozen=True)
-class Skip:
-    """An item of a source that could not be used, and why."""
-
-    source: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"skipped {self.source}: {self.reason}"
-
-
-OnSkip = Callable[[Skip], None]
-
-
-class FrameSource:
-    """An iterable over the frames of a source; reads lazily and holds one frame at a time.
-
-    Attributes:
-        name: what was opened.
-        kind: ``"image"`` (one picture), ``"images"``, ``"video"`` or ``"camera"``.
-        total: number of items, as far as known beforehand.
-        fps: frames per second of a video or camera, as far as known.
-        paths: the files of an ``"image"`` or ``"images"`` source that is made of files.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        kind: Literal["image", "images", "video", "camera"],
-        frames: Callable[[OnSkip], Iterator[Frame]],
-        on_skip: OnSkip | None,
-        *,
-        total: int | None = None,
-        fps: float | None = None,
-        paths: tuple[str, ...] = (),
-    ) -> None:
-        self.name = name
-        self.kind = kind
-        self.total = total
-        self.fps = fps
-        self.paths = paths
-        self._frames = frames
-        self._on_skip = on_skip or log_skip
-
-    def __iter__(self) -> Iterator[Frame]:
-        return self._frames(self._on_skip)
-
-
-def log_skip(skip: Skip) -> None:
-    """Report a skip as a warning of the ``edgepose`` logger."""
-    _log.warning("%s", skip)
-
-
-def open_source(source: SourceLike, on_skip: OnSkip | None = None) -> FrameSource:
+def open_source(
+    source: SourceLike, on_skip: OnSkip | None = None, *, reconnect: int | None = RECONNECT
+) -> FrameSource:
     """Open anything that holds pictures.
 
     Args:
-        source: path of a picture, directory or video; a glob pattern; the number of a camera; a BGR
-            uint8 array (H, W, 3); or a list of paths and arrays.
+        source: path of a picture, directory or video; a glob pattern; a BGR uint8 array (H, W, 3); a list of
+            paths and arrays of pictures; the number or device file of a camera; a URL (``rtsp://``,
+            ``http://`` and others that FFmpeg reads); ``csi://0``, a Jetson's camera, also with options:
+            ``csi://0?width=1920&height=1080&fps=30&flip=2&sensor_mode=1``; or ``gstreamer:PIPELINE``, a
+            pipeline that ends in an appsink for BGR.
         on_skip: called with a `Skip` for each item of a directory, glob, list or video that cannot be
             used; by default it is logged as a warning. A picture given alone raises instead.
+        reconnect: how many times in a row a camera or stream that was lost is opened again, after waits
+            from half a second to half a minute; 0: never; None: for ever. What is lost for good raises.
 
     Raises:
         InvalidInputError: there is no such source, or nothing in it.
+        BackendUnavailableError: OpenCV is missing, or lacks what the source needs.
     """
+    if reconnect is not None and (
+        not isinstance(reconnect, int) or isinstance(reconnect, bool) or reconnect < 0
+    ):
+        raise InvalidInputError(
+            f"reconnect is not usable; found {reconnect!r}; give a whole number of at least 0, or None"
+        )
+    if isinstance(source, FrameSource):
+        return source
     if isinstance(source, np.ndarray):
         frame = Frame(check_image(source))
         return FrameSource("array", "image", lambda _: iter([frame]), on_skip, total=1)
     if isinstance(source, (int, np.integer)) and not isinstance(source, bool):
-        return _camera(int(source), on_skip)
+        return open_live(int(source), on_skip, reconnect=reconnect)
     if isinstance(source, (list, tuple)):
         if not source:
             raise InvalidInputError("the source is an empty list; give at least one picture")
@@ -128,19 +91,65 @@ def open_source(source: SourceLike, on_skip: OnSkip | None = None) -> FrameSourc
     if not isinstance(source, (str, os.PathLike)):
         raise InvalidInputError(
             f"not a source; found {type(source).__name__}; give a path, a glob pattern, a camera number, "
-            "a BGR uint8 array or a list of those"
+            "an address, a BGR uint8 array or a list of those"
         )
     name = os.fspath(source)
+    if is_address(name):
+        return open_live(name, on_skip, reconnect=reconnect)
     try:
-        return _open_path(name, on_skip)
+        return _open_path(name, on_skip, reconnect)
     except OSError as error:  # for instance no permission, or a name that is too long
         raise InvalidInputError(f"cannot open {name}; {error.strerror}; check the path") from error
 
 
-def _open_path(name: str, on_skip: OnSkip | None) -> FrameSource:
+def open_sources(
+    source: SourceLike, on_skip: OnSkip | None = None, *, reconnect: int | None = RECONNECT
+) -> list[FrameSource]:
+    """Open one source, or each of a list that holds more than pictures; see `open_source`.
+
+    A list of paths and arrays of pictures is one source. With a camera, stream, video, directory, pattern or
+    `FrameSource` in it, each item is a source of its own.
+
+    Raises:
+        InvalidInputError: one cannot be opened; none is left open.
+    """
+    if not isinstance(source, (list, tuple)) or not any(_is_source(item) for item in source):
+        return [open_source(source, on_skip, reconnect=reconnect)]
+    opened: list[FrameSource] = []
+    try:
+        for item in source:
+            opened.append(open_source(item, on_skip, reconnect=reconnect))
+    except BaseException:
+        for each in opened:
+            each.close()
+        raise
+    return opened
+
+
+def _is_source(item: Any) -> bool:
+    """Whether an item of a list is a source by itself, and no picture."""
+    if isinstance(item, FrameSource):
+        return True
+    if isinstance(item, (int, np.integer)):
+        return not isinstance(item, bool)
+    if not isinstance(item, (str, os.PathLike)):
+        return False
+    name = os.fspath(item)
+    path = Path(name)
+    try:
+        if path.exists():
+            return path.is_dir() or path.is_char_device() or is_video(path)
+    except OSError:
+        return False
+    return is_address(name) or name.isdecimal() or is_video(name) or glob.has_magic(name)
+
+
+def _open_path(name: str, on_skip: OnSkip | None, reconnect: int | None) -> FrameSource:
     path = Path(name)
     if name.isdecimal() and not path.exists():
-        return _camera(int(name), on_skip)
+        return open_live(int(name), on_skip, reconnect=reconnect)
+    if path.is_char_device():
+        return open_live(name, on_skip, reconnect=reconnect)
     if path.is_dir():
         files = sorted(
             str(file) for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
@@ -156,7 +165,7 @@ def _open_path(name: str, on_skip: OnSkip | None) -> FrameSource:
             raise InvalidInputError(f"no file matches {name}; check the pattern")
         raise InvalidInputError(f"source not found: {name}; check the path")
     if _is_video(path):
-        return _video(name, on_skip)
+        return open_video(name, on_skip)
     return FrameSource(name, "image", lambda _: iter([_read_frame(name)]), on_skip, total=1, paths=(name,))
 
 
@@ -253,8 +262,9 @@ def _read_frame(path: str | os.PathLike[str]) -> Frame:
 
 
 def _pictures(name: str, items: list[Any], on_skip: OnSkip | None) -> FrameSource:
-    def frames(skip: OnSkip) -> Iterator[Frame]:
-        for index, item in enumerate(items):
+    def frames(reading: Reading) -> Iterator[Frame]:
+        for index in range(0, len(items), reading.every):
+            item = items[index]
             label = os.fspath(item) if isinstance(item, (str, os.PathLike)) else f"{name}[{index}]"
             try:
                 if isinstance(item, (str, os.PathLike)):
@@ -264,91 +274,13 @@ def _pictures(name: str, items: list[Any], on_skip: OnSkip | None) -> FrameSourc
                 else:
                     frame = Frame(check_image(item, label))
             except InvalidInputError as error:
-                skip(Skip(label, str(error)))
+                reading.on_skip(Skip(label, str(error)))
                 continue
             yield frame
 
     files = all(isinstance(item, (str, os.PathLike)) for item in items)
     paths = tuple(os.fspath(item) for item in items) if files else ()
     return FrameSource(name, "images", frames, on_skip, total=len(items), paths=paths)
-
-
-def _video(path: str, on_skip: OnSkip | None) -> FrameSource:
-    cv2 = require_cv2("reading videos")
-
-    def opened() -> Any:
-        capture = cv2.VideoCapture(path)
-        if not capture.isOpened():
-            raise InvalidInputError(
-                f"cannot read {path}; OpenCV finds no video in it; check that it is complete, or convert "
-                "it to MP4 (H.264)"
-            )
-        return capture
-
-    capture = opened()
-    fps = float(capture.get(cv2.CAP_PROP_FPS))
-    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    capture.release()
-    fps = fps if np.isfinite(fps) and fps > 0 else 0.0
-    count = max(count, 0)
-
-    def frames(skip: OnSkip) -> Iterator[Frame]:
-        capture = opened()
-        position = bad = 0
-        time_ms = 0.0
-        try:
-            while True:
-                usable, image = capture.read()
-                if not usable:
-                    # A damaged frame fails to read and the next one may be good; at the end all fail.
-                    bad += 1
-                    if bad > _MAX_BAD_READS or position + bad >= max(count, 1):
-                        break
-                    continue
-                if bad:
-                    skip(Skip(f"{path} frames {position} to {position + bad - 1}", "unreadable"))
-                    position, bad = position + bad, 0
-                time_ms = float(capture.get(cv2.CAP_PROP_POS_MSEC))
-                yield Frame(image, Source(path, position, time_ms))
-                position += 1
-        finally:
-            capture.release()
-        missing = count - position
-        counted = Path(path).suffix.lower() in _COUNTED_SUFFIXES
-        early = bool(fps) and time_ms + 1000 / fps < 980 * count / fps - 500
-        if not position:
-            skip(Skip(path, "it holds no readable frame"))
-        elif missing > 1 and (counted or early):
-            skip(Skip(f"{path} from frame {position}", f"{missing} of {count} frames are missing"))
-
-    return FrameSource(path, "video", frames, on_skip, total=count or None, fps=fps or None, paths=(path,))
-
-
-def _camera(index: int, on_skip: OnSkip | None) -> FrameSource:
-    cv2 = require_cv2("reading a camera")
-    capture = cv2.VideoCapture(index)
-    if not capture.isOpened():
-        capture.release()
-        raise InvalidInputError(
-            f"cannot open camera {index}; OpenCV finds none; check the number and the permissions"
-        )
-    fps = float(capture.get(cv2.CAP_PROP_FPS))
-
-    def frames(_: OnSkip) -> Iterator[Frame]:
-        position = 0
-        try:
-            while True:
-                usable, image = capture.read()
-                if not usable:
-                    raise InvalidInputError(
-                        f"camera {index} stopped after {position} frames; check that it is connected"
-                    )
-                yield Frame(image, Source(f"camera:{index}", position))
-                position += 1
-        finally:
-            capture.release()
-
-    return FrameSource(f"camera:{index}", "camera", frames, on_skip, fps=fps if fps > 0 else None)
 
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")

@@ -289,7 +289,7 @@ class FakeCamera:
 def test_camera_frames_until_it_stops(index: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
     cameras: list[FakeCamera] = []
     monkeypatch.setattr(cv2, "VideoCapture", lambda i: cameras.append(FakeCamera(i)) or cameras[-1])
-    opened = open_source(index)
+    opened = open_source(index, reconnect=0)
     assert (opened.kind, opened.total, opened.fps) == ("camera", None, 15.0)
     frames = iter(opened)
     assert [str(next(frames).source) for _ in range(3)] == [f"camera:1 frame {i}" for i in range(3)]
