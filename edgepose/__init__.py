@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgepose.skeleton import Skeleton, coco17, crowdpose14, lsp14, mpii16
     from edgepose.sources import Frame, FrameSource, Skip, open_source, read_image
     from edgepose.spec import Decoder, Grouping, ModelSpec
+    from edgepose.streams.stream import PoseStream, SourceStatus
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ _MODULES = {
     "skeleton": ("Skeleton", "coco17", "crowdpose14", "lsp14", "mpii16"),
     "sources": ("Frame", "FrameSource", "Skip", "open_source", "read_image"),
     "spec": ("Decoder", "Grouping", "ModelSpec"),
+    "streams.stream": ("PoseStream", "SourceStatus"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -73,9 +75,11 @@ __all__ = [
     "ParityError",
     "Person",
     "PoseResult",
+    "PoseStream",
     "Skeleton",
     "Skip",
     "Source",
+    "SourceStatus",
     "Timings",
     "__version__",
     "coco17",

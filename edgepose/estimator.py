@@ -26,8 +26,9 @@ from edgepose._inputs import (
 )
 from edgepose.backends import device_network, open_backend, read_model_spec
 from edgepose.backends.base import sides_of
+from edgepose.catalog import ALIASES, DEFAULT_MODEL, MODELS, resolve_model
 from edgepose.detectors import Detector, PersonFinder, detect
-from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelNotFoundError
+from edgepose.errors import BackendUnavailableError, InvalidInputError
 from edgepose.oks import oks_nms
 from edgepose.pipeline.bottomup import BottomUp, check_scales
 from edgepose.pipeline.gpu.choice import device_crops, device_frames, lacking
@@ -35,15 +36,13 @@ from edgepose.pipeline.gpu.device_picture import DevicePicture
 from edgepose.pipeline.poses import Poses, StageTimes
 from edgepose.pipeline.topdown import PersonBoxes, TopDown
 from edgepose.result import PoseResult, Timings
-from edgepose.sources import Frame, OnSkip, Skip, SourceLike, log_skip, open_source
+from edgepose.sources import RECONNECT, Frame, OnSkip, SourceLike, open_sources
 from edgepose.spec import ModelSpec
+from edgepose.streams.follow import Smooths, Tracks
+from edgepose.streams.stream import PoseStream, StreamOptions
 
-__all__ = ["ALIASES", "DEFAULT_MODEL", "Estimator", "EstimatorInfo", "resolve_model"]
+__all__ = ["ALIASES", "DEFAULT_MODEL", "MODELS", "Estimator", "EstimatorInfo", "resolve_model"]
 
-DEFAULT_MODEL = "lpn50-lsp"
-ALIASES = {"multi": "higherlpn50-lsp"}
-"""Names that stand for packaged models by what they do."""
-MODELS = Path(__file__).parent / "models"
 SCORE_THRESHOLD = {"topdown": 0.3, "bottomup": 0.1}
 """Default score thresholds: a bottom-up person's score counts missing joints as 0, so that it is lower."""
 
@@ -78,37 +77,6 @@ class EstimatorInfo:
             "backend": self.backend,
             "kernels": self.kernels,
         }
-
-
-def resolve_model(model: str | os.PathLike[str] | None) -> Path:
-    """The file of a model: a path as it is, a bare name among the packaged ones, None the default.
-
-    Bare names may be `ALIASES`.
-
-    Raises:
-        ModelNotFoundError: there is no such file, or no packaged model of that name.
-    """
-    name = DEFAULT_MODEL if model is None else os.fspath(model)
-    path = Path(name)
-    try:
-        exists, is_file = path.exists(), path.is_file()
-    except OSError as error:  # for instance a name that is too long
-        raise ModelNotFoundError(f"model not found: {name}; {error.strerror}; check the path") from error
-    if not exists and not path.suffix and path.name == name:
-        packaged = MODELS / f"{ALIASES.get(name, name)}.onnx"
-        if not packaged.is_file():
-            found = {file.stem for file in MODELS.glob("*.onnx")}
-            found |= {alias for alias, target in ALIASES.items() if target in found}
-            names = ", ".join(sorted(found)) or "none"
-            raise ModelNotFoundError(
-                f"there is no packaged model {name!r}; packaged are: {names}; give one of them, or the "
-                "path of an .onnx or .engine file"
-            )
-        return packaged
-    if not is_file:
-        what = "a directory" if exists else "no such file"
-        raise ModelNotFoundError(f"model not found: {name}; found {what}; check the path")
-    return path.resolve()
 
 
 class Estimator:
@@ -338,38 +306,52 @@ class Estimator:
         return self._estimate(frames, boxes, [f"boxes[{i}]" for i in range(len(image))])
 
     @name_nearest
-    def stream(self, source: SourceLike, *, on_skip: OnSkip | None = None) -> Iterator[PoseResult]:
-        """Estimate the poses in a directory, video or other source, one picture at a time.
+    def stream(
+        self,
+        source: SourceLike,
+        *,
+        latest: bool = False,
+        track: bool | Callable[[], Tracks] = False,
+        smooth: bool | Callable[[], Smooths] = False,
+        every: int = 1,
+        detect_every: int = 1,
+        reconnect: int | None = RECONNECT,
+        on_skip: OnSkip | None = None,
+    ) -> PoseStream:
+        """Estimate the poses in a directory, video, camera, network stream, or in several of them at once.
 
-        Nothing is kept between pictures. To have the frames as well, iterate over
-        `edgepose.open_source` and call the estimator with each `Frame`.
+        Reading, estimating and the caller's own work overlap, and only a few pictures wait at a time.
 
         Args:
-            source: as for `edgepose.open_source`.
-            on_skip: called with a `Skip` for each item that cannot be used; by default it is logged as
-                a warning. A picture given alone raises instead.
+            source: as for `edgepose.open_source`, or a list of those: what is ready of several goes through
+                the network together, and ``result.source.index`` tells from which a result is.
+            latest: always go on with the newest frame; those that came meanwhile are dropped and counted. A
+                video is then read at the pace of its frames, as if it came from a camera.
+            track: give people identities, `PoseResult.track_ids`; True, or what makes a tracker.
+            smooth: smooth the joints over time; True, or what makes a smoother. Where there may be several
+                people they are tracked too.
+            every: use each n-th frame alone.
+            detect_every: have the detector look at each n-th of these frames, and in between look for people
+                where the last poses, or their tracks, say.
+            reconnect: as for `edgepose.open_source`.
+            on_skip: called with a `Skip` for each item that cannot be used, and for each of several sources
+                that is lost; by default it is logged as a warning. A picture given alone, and a source that
+                is lost, raise instead.
 
         Returns:
-            A lazy iterator over results; `PoseResult.source` tells file and frame.
+            An iterator over results, see `PoseStream`; `PoseResult.source` tells file, frame and time.
 
         Raises:
-            InvalidInputError: there is no such source (raised at once).
+            InvalidInputError: there is no such source (raised at once), or an option is not usable.
         """
-        frames = open_source(source, on_skip)
-        report = on_skip or log_skip
-
-        def results() -> Iterator[PoseResult]:
-            for frame in frames:
-                try:
-                    result = self(frame)
-                except InvalidInputError as error:
-                    if frames.kind == "image":
-                        raise
-                    report(Skip(str(frame.source), str(error)))
-                    continue
-                yield result
-
-        return results()
+        finds = self._bottom_up is not None or self._detector is not None
+        options = StreamOptions(latest, track or bool(smooth and finds), smooth, every, detect_every)
+        if detect_every > 1 and self._detector is None:
+            raise InvalidInputError(
+                f"detect_every is not usable; found {detect_every} without a detector; leave it out, or "
+                "give a top-down model a detector"
+            )
+        return PoseStream(self, open_sources(source, on_skip, reconnect=reconnect), options, on_skip)
 
     def warmup(self, runs: int = 2) -> None:
         """Run on an empty picture, so that the first real call is as fast as the later ones.
@@ -496,7 +478,9 @@ class Estimator:
 
         With `everybody` a bottom-up model's are not limited in number.
         """
-        if self._bottom_up is None and (given is not None or self._detector is None):
+        if self._bottom_up is None and (
+            self._detector is None or not (given is None or isinstance(given, PersonBoxes))
+        ):
             return poses
         scores = poses.person_scores
         rows = np.argsort(-scores, kind="stable").astype(np.int64)
@@ -536,6 +520,8 @@ class Estimator:
 
     def _known_boxes(self, image: NDArray[np.uint8], given: Any, name: str) -> PersonBoxes | None:
         """The boxes to use for a picture, None where the detector is to find them."""
+        if isinstance(given, PersonBoxes):
+            return given
         if given is not None:
             boxes, scores = check_boxes(given, name)
             check_places(boxes, image.shape[:2], name)

@@ -22,6 +22,7 @@ from edgepose.streams.live import RECONNECT, open_live
 from edgepose.streams.video import open_video
 
 __all__ = [
+    "RECONNECT",
     "Frame",
     "FrameSource",
     "OnSkip",

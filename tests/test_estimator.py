@@ -282,7 +282,7 @@ def test_unknown_keywords_name_the_nearest(model: Path, estimator: Estimator) ->
         Estimator(model, score_treshold=0.5)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="did you mean 'boxes'"):
         estimator(PICTURE, bboxes=[])  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match="known: source, on_skip"):
+    with pytest.raises(TypeError, match="known: source, latest, track"):
         estimator.stream("x", zzz=1)  # type: ignore[call-arg]
 
 
@@ -437,7 +437,7 @@ def test_names_of_packaged_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ModelNotFoundError, match="no packaged model 'unknown'"):
         resolve_model("unknown")
     assert Path(edgepose.__file__).parent / "models" == MODELS
-    monkeypatch.setattr("edgepose.estimator.MODELS", tmp_path)
+    monkeypatch.setattr("edgepose.catalog.MODELS", tmp_path)
     color_model(tmp_path / "lpn50-lsp.onnx", color_spec(decoder=Decoder("argmax")))
     assert resolve_model(None) == resolve_model("lpn50-lsp") == tmp_path / "lpn50-lsp.onnx"
     with Estimator(kernels="numpy") as estimator:

@@ -303,7 +303,7 @@ def packaged(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     folder = tmp_path / "models"
     folder.mkdir()
     (folder / f"{ALIASES['multi']}.onnx").write_bytes(model.read_bytes())
-    monkeypatch.setattr("edgepose.estimator.MODELS", folder)
+    monkeypatch.setattr("edgepose.catalog.MODELS", folder)
     return folder
 
 

@@ -16,8 +16,9 @@ PUBLIC = {
     "BackendUnavailableError", "BuildError", "CalibrationError", "Decoder", "EdgePoseError",
     "EngineMismatchError", "Estimator", "EstimatorInfo", "Frame", "FrameSource", "Grouping",
     "InvalidInputError", "Joint", "ModelFormatError", "ModelNotFoundError", "ModelSpec", "ParityError",
-    "Person", "PoseResult", "Skeleton", "Skip", "Source", "Timings", "__version__", "coco17",
-    "crowdpose14", "draw_pose", "kernels", "lsp14", "mpii16", "open_source", "read_image",
+    "Person", "PoseResult", "PoseStream", "Skeleton", "Skip", "Source", "SourceStatus", "Timings",
+    "__version__", "coco17", "crowdpose14", "draw_pose", "kernels", "lsp14", "mpii16", "open_source",
+    "read_image",
 }  # fmt: skip
 
 
@@ -45,6 +46,7 @@ def test_public_classes_and_functions_are_documented() -> None:
 
 def test_modules_export_what_they_list() -> None:
     for module in (
+        "catalog",
         "detectors",
         "drawing",
         "errors",
@@ -54,6 +56,8 @@ def test_modules_export_what_they_list() -> None:
         "skeleton",
         "sources",
         "spec",
+        "streams.capture",
+        "streams.stream",
     ):
         loaded = importlib.import_module(f"edgepose.{module}")
         assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []

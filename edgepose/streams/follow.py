@@ -1,0 +1,125 @@
+"""The people of one source from frame to frame: identities, smoothing, and where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from edgepose._inputs import has_area, overlaps
+from edgepose.detectors import person_boxes
+from edgepose.pipeline.poses import Floats
+from edgepose.pipeline.topdown import JOINT_SCORE_FLOOR, PersonBoxes, person_score
+from edgepose.result import PoseResult
+
+__all__ = ["Follower", "Smooths", "Tracks"]
+
+
+class Tracks(Protocol):
+    """What gives people their identities, as `edgepose.Tracker` does."""
+
+    def update(self, result: PoseResult) -> PoseResult:
+        """The result of the next frame, with ``track_ids``."""
+
+    def predict_boxes(self) -> Floats:
+        """Boxes (n, 4) xyxy pixels of where the people will be in the next frame."""
+
+    def reset(self) -> None:
+        """Forget everybody."""
+
+
+class Smooths(Protocol):
+    """What smooths joints over time, as `edgepose.OneEuro` does."""
+
+    def update(self, result: PoseResult) -> PoseResult:
+        """The result of the next frame, smoothed."""
+
+
+class Follower:
+    """Follows the people of one source.
+
+    Args:
+        make_tracker: makes what gives identities; None: there are none.
+        make_smoother: makes what smooths; None: nothing does.
+        detect_every: the detector looks at each n-th frame. In between people are looked for where the
+            tracker expects them, without one where they were; the detector is asked earlier once nobody of
+            those it found is left.
+        padding: by which the model enlarges boxes of persons.
+    """
+
+    def __init__(
+        self,
+        make_tracker: Callable[[], Tracks] | None,
+        make_smoother: Callable[[], Smooths] | None,
+        detect_every: int,
+        padding: float,
+    ) -> None:
+        self._tracker = None if make_tracker is None else make_tracker()
+        self._make_smoother = make_smoother
+        self._smoother = None if make_smoother is None else make_smoother()
+        self._detect_every = detect_every
+        self._padding = padding
+        self._last: PoseResult | None = None
+        self._age = 0  # frames since the detector looked, that one included
+        self._found = False  # whether it saw anybody
+        self._known: PersonBoxes | None = None
+
+    def boxes(self, image_size: tuple[int, int]) -> PersonBoxes | None:
+        """Where to look for people in the next frame, of this (height, width); None: ask the detector."""
+        if self._last is not None and self._last.image_size != image_size:
+            self._forget()
+        self._known = None
+        if self._last is None or self._age >= self._detect_every:
+            return None
+        boxes = self._expected(self._last)
+        boxes = boxes[has_area(boxes) & overlaps(boxes, image_size)]
+        if not len(boxes) and self._found:
+            return None
+        scores = _box_scores(boxes, self._last)
+        self._known = PersonBoxes(boxes, scores, self._padding, self._last.truncated)
+        return self._known
+
+    def update(self, result: PoseResult) -> PoseResult:
+        """Take the result of the frame that `boxes` was asked for; return it with identities and smoothed."""
+        if self._known is None:
+            self._age, self._found = 1, len(result) > 0
+        else:
+            self._age += 1
+        self._last = result
+        if self._tracker is not None:
+            result = self._tracker.update(result)
+        if self._smoother is not None:
+            result = self._smoother.update(result)
+        return result
+
+    def _forget(self) -> None:
+        """Begin anew: a source that came back with another size of its pictures shows another scene."""
+        self._last = None
+        if self._tracker is not None:
+            self._tracker.reset()
+        if self._make_smoother is not None:
+            self._smoother = self._make_smoother()
+
+    def _expected(self, last: PoseResult) -> Floats:
+        if self._tracker is not None:
+            return np.asarray(self._tracker.predict_boxes(), np.float32).reshape(-1, 4)
+        # Joints that are not seen may lie anywhere in the old box and beyond the body.
+        seen = last.scores > JOINT_SCORE_FLOOR
+        return person_boxes(
+            replace(last, keypoints=np.where(seen[:, :, None], last.keypoints, np.float32(np.nan)))
+        )
+
+
+def _box_scores(boxes: Floats, last: PoseResult) -> Floats:
+    """Scores (n,) of boxes: what the detector gave the nearest person of the last result, from its score.
+
+    A top-down person's score is that of its box times that of its joints.
+    """
+    if not len(boxes) or not len(last):
+        return np.ones(len(boxes), np.float32)
+    joints = person_score(last.scores)
+    given = np.clip(last.person_scores / np.maximum(joints, 1e-6), 0, 1)
+    distance = np.abs(boxes[:, None] - last.boxes[None]).sum(axis=2)
+    return np.asarray(given[distance.argmin(axis=1)], np.float32)

@@ -1,0 +1,375 @@
+"""`PoseStream`: sources, network and the caller's own work, each at its own pace in a thread of its own."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import logging
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edgepose._inputs import check_number, check_switch
+from edgepose.errors import EdgePoseError, InvalidInputError
+from edgepose.result import PoseResult, Source
+from edgepose.streams.addresses import READ_TIMEOUT_MS
+from edgepose.streams.capture import Feed, Lost
+from edgepose.streams.follow import Follower, Smooths, Tracks
+from edgepose.streams.frames import Frame, FrameSource, OnSkip, Skip
+
+if TYPE_CHECKING:
+    from edgepose.estimator import Estimator
+
+__all__ = ["PoseStream", "SourceStatus", "StreamOptions"]
+
+ROUNDS = 2
+"""Runs of the network whose results wait at most."""
+PATIENCE = READ_TIMEOUT_MS / 1e3 + 2
+"""Seconds that closing waits for threads: one may be waiting for a silent server."""
+
+_log = logging.getLogger("edgepose")
+
+
+@dataclass(frozen=True)
+class SourceStatus:
+    """What a stream has done with one of its sources.
+
+    Attributes:
+        name: of the source.
+        frames: how many frames were taken.
+        dropped: how many were dropped because newer ones were there (``latest``).
+        reconnects: how often it was lost and found again.
+        ended: no more frames come.
+    """
+
+    name: str
+    frames: int
+    dropped: int
+    reconnects: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How sources run; see `Estimator.stream`. `boxes` gives a top-down model the boxes of a frame."""
+
+    latest: bool = False
+    track: bool | Callable[[], Tracks] = False
+    smooth: bool | Callable[[], Smooths] = False
+    every: int = 1
+    detect_every: int = 1
+    boxes: Callable[[Frame], Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_switch("latest", self.latest)
+        check_number("every", self.every, 1, None, whole=True)
+        check_number("detect_every", self.detect_every, 1, None, whole=True)
+        for name in ("track", "smooth"):
+            if not callable(getattr(self, name)):
+                check_switch(name, getattr(self, name))
+
+
+class _Done(NamedTuple):
+    """A frame's result."""
+
+    frame: Frame
+    result: PoseResult
+
+
+class _Skipped(NamedTuple):
+    """What is to be told to whom."""
+
+    tell: OnSkip
+    skip: Skip
+
+
+_Outcome = _Done | _Skipped | Lost
+
+
+class PoseStream(Iterator[PoseResult]):
+    """Results of running sources, as `Estimator.stream` gives them: an iterator that knows how it goes.
+
+    Each source is read in a thread of its own and the network runs in another one, so that reading,
+    estimating and what the caller does with a result overlap; a few frames and results wait at most. The
+    threads start with the first result that is asked for. They end when the sources do, by `close`, at the
+    end of a ``with`` block, after an error or Ctrl-C, and when nobody holds the stream any more.
+
+    Args:
+        estimator: runs the frames of all sources that are ready together.
+        sources: at least one; they are closed with the stream.
+        options: how they run.
+        on_skip: called in the caller's thread for items that cannot be used; None: as each source says.
+
+    Raises:
+        InvalidInputError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        estimator: Estimator,
+        sources: Sequence[FrameSource],
+        options: StreamOptions | None = None,
+        on_skip: OnSkip | None = None,
+    ) -> None:
+        self._work = _Work(estimator, sources, options or StreamOptions(), on_skip)
+        self._round: deque[_Outcome] = deque()
+        finalizer = weakref.finalize(self, self._work.stop)
+        finalizer.atexit = False  # the work itself takes care of that, and waits
+
+    @property
+    def sources(self) -> tuple[SourceStatus, ...]:
+        """How it goes with each source, in the order in which they were given."""
+        return tuple(
+            SourceStatus(feed.source.name, feed.frames, feed.dropped, feed.reconnects, feed.ended)
+            for feed in self._work.feeds
+        )
+
+    @property
+    def dropped(self) -> int:
+        """Frames of all sources that were dropped because newer ones were there (``latest``)."""
+        return sum(feed.dropped for feed in self._work.feeds)
+
+    @property
+    def reconnects(self) -> int:
+        """How often a source was lost and found again."""
+        return sum(feed.reconnects for feed in self._work.feeds)
+
+    def __iter__(self) -> PoseStream:
+        return self
+
+    def __next__(self) -> PoseResult:
+        return self._next().result
+
+    def with_frames(self) -> Iterator[tuple[Frame, PoseResult]]:
+        """The same results, each with its `Frame`; what was taken by either way comes once."""
+        while True:
+            try:
+                done = self._next()
+            except StopIteration:
+                return
+            yield done.frame, done.result
+
+    def _next(self) -> _Done:
+        try:
+            while True:
+                while self._round:
+                    outcome = self._round.popleft()
+                    if isinstance(outcome, _Done):
+                        return outcome
+                    if isinstance(outcome, Lost):
+                        raise outcome.error
+                    outcome.tell(outcome.skip)
+                self._round.extend(self._work.next_round())
+        except BaseException:  # also StopIteration and KeyboardInterrupt
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End reading and estimating, and release the sources. May be called twice."""
+        self._round.clear()
+        self._work.close()
+
+    def __enter__(self) -> PoseStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        names = ", ".join(feed.source.name for feed in self._work.feeds)
+        return f"PoseStream({names})"
+
+
+class _Work:
+    """The threads of a stream and what they share. They hold this object, never the stream itself."""
+
+    def __init__(
+        self,
+        estimator: Estimator,
+        sources: Sequence[FrameSource],
+        options: StreamOptions,
+        on_skip: OnSkip | None,
+    ) -> None:
+        self._estimator = estimator
+        self._options = options
+        self._gate = threading.Condition()
+        self._stopped = threading.Event()
+        self.feeds = [
+            Feed(
+                source, self._gate, self._stopped, latest=options.latest, every=options.every, on_skip=on_skip
+            )
+            for source in sources
+        ]
+        padding = estimator.info.spec.padding
+        makers = _makers(options)
+        self._followers = [Follower(*makers, options.detect_every, padding) for _ in sources]
+        self._rounds: deque[list[_Outcome]] = deque()
+        self._threads: list[threading.Thread] = []
+        self._finished = False
+        self._lost = 0
+
+    def next_round(self) -> list[_Outcome]:
+        """What the next run of the network gave.
+
+        Raises:
+            StopIteration: nothing comes any more.
+        """
+        with self._gate:
+            if not self._threads and not self._stopped.is_set():
+                self._start()
+            while not self._rounds:
+                if self._finished or self._stopped.is_set():
+                    raise StopIteration
+                self._gate.wait()
+            found = self._rounds.popleft()
+            self._gate.notify_all()
+            return found
+
+    def stop(self) -> None:
+        """Have all threads end, without waiting for them."""
+        self._stopped.set()
+        with self._gate:
+            self._gate.notify_all()
+
+    def close(self) -> None:
+        """Have all threads end, and wait until they did."""
+        self.stop()
+        deadline = time.monotonic() + PATIENCE
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(deadline - time.monotonic(), 0))
+                if thread.is_alive():
+                    _log.warning("%s does not answer; its thread ends when it does", thread.name)
+        with self._gate:
+            self._rounds.clear()
+            for feed in self.feeds:
+                feed.items.clear()
+                if not self._threads:
+                    feed.source.close()
+        atexit.unregister(self.close)
+
+    def _start(self) -> None:
+        targets = [(feed.run, feed.source.name) for feed in self.feeds]
+        targets.append((self._run, "network"))
+        self._threads = [
+            threading.Thread(target=target, name=f"edgepose {name}", daemon=True) for target, name in targets
+        ]
+        # Registered now, it runs before what was registered when the model was opened.
+        atexit.register(self.close)
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        """The network's thread: rounds of one frame of each source that has one ready."""
+        try:
+            while (items := self._take()) is not None:
+                self._give(self._outcomes(items))
+        except BaseException as error:
+            self._give([Lost(error)])
+        finally:
+            self._finished = True
+            self.stop()
+            atexit.unregister(self.close)
+
+    def _take(self) -> list[tuple[int, Frame | Skip | Lost]] | None:
+        room = 1 if self._options.latest else ROUNDS
+        with self._gate:
+            while not self._stopped.is_set():
+                if len(self._rounds) < room:
+                    found = [(i, feed.take()) for i, feed in enumerate(self.feeds)]
+                    items = [(i, item) for i, item in found if item is not None]
+                    if items:
+                        return items
+                    if all(feed.ended for feed in self.feeds):
+                        return None
+                self._gate.wait()
+        return None
+
+    def _give(self, outcomes: list[_Outcome]) -> None:
+        with self._gate:
+            self._rounds.append(outcomes)
+            self._gate.notify_all()
+
+    def _outcomes(self, items: list[tuple[int, Frame | Skip | Lost]]) -> list[_Outcome]:
+        outcomes: list[_Outcome] = []
+        places: list[int] = []
+        frames: list[Frame] = []
+        for index, item in items:
+            if isinstance(item, Frame):
+                places.append(index)
+                frames.append(self._placed(index, item))
+            elif isinstance(item, Skip):
+                outcomes.append(_Skipped(self.feeds[index].on_skip, item))
+            else:
+                outcomes.append(self._after_loss(index, item))
+        return outcomes + self._estimated(places, frames)
+
+    def _placed(self, index: int, frame: Frame) -> Frame:
+        """The frame with the place of its source, where there are several."""
+        if len(self.feeds) == 1:
+            return frame
+        source = frame.source or Source(self.feeds[index].source.name)
+        return Frame(frame.image, replace(source, index=index))
+
+    def _after_loss(self, index: int, lost: Lost) -> _Outcome:
+        """What the loss of a source means: the others go on where there are any, and the error is its own."""
+        self._lost += 1
+        if self._lost == len(self.feeds) or not isinstance(lost.error, EdgePoseError):
+            return lost
+        feed = self.feeds[index]
+        return _Skipped(feed.on_skip, Skip(feed.source.name, str(lost.error)))
+
+    def _estimated(self, places: list[int], frames: list[Frame]) -> list[_Outcome]:
+        outcomes: list[_Outcome] = []
+        usable: list[tuple[int, Frame, Any]] = []
+        for place, frame in zip(places, frames, strict=True):
+            try:
+                usable.append((place, frame, self._boxes(place, frame)))
+            except InvalidInputError as error:
+                outcomes.append(self._refused(place, frame, error))
+        return outcomes + self._run_network(usable)
+
+    def _boxes(self, place: int, frame: Frame) -> Any:
+        height, width = frame.image.shape[:2]
+        expected = self._followers[place].boxes((height, width))
+        return expected if self._options.boxes is None else self._options.boxes(frame)
+
+    def _run_network(self, group: list[tuple[int, Frame, Any]]) -> list[_Outcome]:
+        """One run for all, or, where that is refused, one for each to find whose fault it is."""
+        if not group:
+            return []
+        try:
+            frames, boxes = [item[1] for item in group], [item[2] for item in group]
+            results = self._estimator(frames, boxes=boxes)
+        except InvalidInputError as error:
+            if len(group) > 1:
+                return [outcome for item in group for outcome in self._run_network([item])]
+            return [self._refused(*group[0][:2], error)]
+        return [
+            _Done(frame, self._followers[place].update(result))
+            for (place, frame, _), result in zip(group, results, strict=True)
+        ]
+
+    def _refused(self, place: int, frame: Frame, error: InvalidInputError) -> _Outcome:
+        """A frame that cannot be used is passed over, but where it is all that there is."""
+        feed = self.feeds[place]
+        if len(self.feeds) == 1 and feed.source.kind == "image":
+            return Lost(error)
+        return _Skipped(feed.on_skip, Skip(str(frame.source), str(error)))
+
+
+def _makers(
+    options: StreamOptions,
+) -> tuple[Callable[[], Tracks] | None, Callable[[], Smooths] | None]:
+    """What makes the tracker and the smoother of each source."""
+    track: Any = options.track
+    smooth: Any = options.smooth
+    if track is True:
+        track = importlib.import_module("edgepose.tracking").Tracker
+    if smooth is True:
+        smooth = importlib.import_module("edgepose.smoothing").OneEuro
+    return track or None, smooth or None
