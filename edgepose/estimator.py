@@ -315,6 +315,7 @@ class Estimator:
         smooth: bool | Callable[[], Smooths] = False,
         every: int = 1,
         detect_every: int = 1,
+        boxes: Callable[[Frame], ArrayLike | None] | None = None,
         reconnect: int | None = RECONNECT,
         on_skip: OnSkip | None = None,
     ) -> PoseStream:
@@ -333,6 +334,8 @@ class Estimator:
             every: use each n-th frame alone.
             detect_every: have the detector look at each n-th of these frames, and in between look for people
                 where the last poses, or their tracks, say.
+            boxes: for a top-down model, what gives the boxes of a frame, as for a call; called in the thread
+                of the network.
             reconnect: as for `edgepose.open_source`.
             on_skip: called with a `Skip` for each item that cannot be used, and for each of several sources
                 that is lost; by default it is logged as a warning. A picture given alone, and a source that
@@ -344,11 +347,11 @@ class Estimator:
         Raises:
             InvalidInputError: there is no such source (raised at once), or an option is not usable.
         """
-        finds = self._bottom_up is not None or self._detector is not None
-        options = StreamOptions(latest, track or bool(smooth and finds), smooth, every, detect_every)
-        if detect_every > 1 and self._detector is None:
+        several = self._bottom_up is not None or self._detector is not None or boxes is not None
+        options = StreamOptions(latest, track or bool(smooth and several), smooth, every, detect_every, boxes)
+        if detect_every > 1 and (self._detector is None or boxes is not None):
             raise InvalidInputError(
-                f"detect_every is not usable; found {detect_every} without a detector; leave it out, or "
+                f"detect_every is not usable; found {detect_every} where no detector serves; leave it out, or "
                 "give a top-down model a detector"
             )
         return PoseStream(self, open_sources(source, on_skip, reconnect=reconnect), options, on_skip)

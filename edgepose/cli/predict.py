@@ -1,12 +1,15 @@
-"""``edgepose predict SOURCE``: estimate the poses in a picture, directory, video or camera."""
+"""``edgepose predict SOURCE``: estimate the poses in a picture, directory, video, camera or stream."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,13 @@ from edgepose.estimator import DEFAULT_MODEL, Estimator, resolve_model
 from edgepose.optional import require_cv2
 from edgepose.pipeline.bottomup import check_scales
 from edgepose.result import PoseResult
-from edgepose.sources import Frame, FrameSource, Skip, open_source
+from edgepose.sources import RECONNECT, Frame, FrameSource, Skip, open_source
 from edgepose.spec import ModelSpec
+from edgepose.streams.stream import PoseStream
 
 __all__ = ["add_parser"]
 
-_DESCRIPTION = """Estimate the poses in a picture, directory, glob pattern, video or camera.
+_DESCRIPTION = """Estimate the poses in a picture, directory, glob pattern, video, camera or network stream.
 
 A top-down model takes the whole picture as the box of one person unless --boxes or --detector is given; a
 bottom-up model, such as the packaged one named multi, finds all persons itself.
@@ -44,7 +48,8 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="picture, directory, glob pattern (quoted), video, or the number of a camera",
+        help="picture, directory, glob pattern (quoted), video, the number of a camera, a URL (rtsp://, "
+        "http://), or csi://0 for the camera of a Jetson",
     )
     parser.add_argument(
         "--model",
@@ -114,6 +119,31 @@ def add_parser(verbs: Any) -> None:
         action="store_true",
         help="average with the mirrored picture: more exact, twice the time",
     )
+    parser.add_argument("--track", action="store_true", help="give people identities over time")
+    parser.add_argument("--smooth", action="store_true", help="smooth the joints over time")
+    parser.add_argument(
+        "--every", type=_positive, default=1, metavar="N", help="use each N-th frame alone (default: 1)"
+    )
+    parser.add_argument(
+        "--detect-every",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="have --detector look at each N-th frame, and in between look where the people were (default: 1)",
+    )
+    parser.add_argument(
+        "--latest",
+        action="store_true",
+        help="always go on with the newest frame and drop those that came meanwhile; a video is read at its "
+        "own pace",
+    )
+    parser.add_argument(
+        "--reconnect",
+        type=_attempts,
+        default=RECONNECT,
+        metavar="N|forever",
+        help=f"attempts in a row to open a lost camera or stream again (default: {RECONNECT})",
+    )
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all there are)")
     parser.add_argument(
         "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:1 (default: auto)"
@@ -131,7 +161,7 @@ def add_parser(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
     skips = _Skips()
-    source = open_source(arguments.source, skips)
+    source = open_source(arguments.source, skips, reconnect=arguments.reconnect)
     output_format = _output_format(arguments, source)
     model = resolve_model(arguments.model)
     _check_task(arguments, read_model_spec(model))
@@ -141,44 +171,71 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = source.kind == "image" if arguments.output else output_format is None
     report = _Report(source) if wanted else None
 
-    with Estimator(model, **_options(arguments)) as estimator:
+    with Estimator(model, **_options(arguments)) as estimator, contextlib.ExitStack() as ends:
+        if window is not None:
+            ends.callback(window.close)
         writer = None
         if output_format is not None:
             writer = open_writer(
                 output_format,
                 arguments.output,
                 single=source.kind == "image",
-                fps=source.fps,
+                fps=source.fps and source.fps / arguments.every,
                 paths=source.paths,
             )
+            ends.callback(writer.close)
         lines_on_screen = sys.stdout.isatty() and arguments.output is None
         progress = Progress(
-            source.total if source.kind != "camera" else None,
+            source.total and math.ceil(source.total / arguments.every),
             "pictures" if source.kind in ("image", "images") else "frames",
             hidden=lines_on_screen or source.kind == "image",
         )
+        ends.callback(progress.close)
         skips.progress = progress
+        results = ends.enter_context(_stream(estimator, source, arguments, boxes))
         done = 0
         interrupted = False
         try:
-            for frame, result in _results(estimator, source, boxes, skips):
-                if report is not None:
-                    report.add(result, estimator)
-                if writer is not None:
-                    writer.write(frame, result)
-                done += 1
-                progress.step()
-                if window is not None and not window.show(frame, result):
-                    break
+            with _termination_as_interrupt():
+                for frame, result in results.with_frames():
+                    if report is not None:
+                        report.add(result, estimator)
+                    if writer is not None:
+                        writer.write(frame, result)
+                    done += 1
+                    progress.step()
+                    if window is not None and not window.show(frame, result):
+                        break
         except KeyboardInterrupt:
             interrupted = True
-        finally:
-            progress.close()
-            if writer is not None:
-                writer.close()
-            if window is not None:
-                window.close()
+    for count, what in (
+        (results.dropped, "frames dropped for newer ones"),
+        (results.reconnects, "reconnects"),
+    ):
+        if count:
+            print(f"edgepose: {count} {what}", file=sys.stderr)
     return _summary(arguments, source, skips, done, interrupted)
+
+
+def _stream(
+    estimator: Estimator, source: FrameSource, arguments: argparse.Namespace, boxes: _Boxes | None
+) -> PoseStream:
+    names = ("latest", "track", "smooth", "every", "detect_every")
+    options = {name: getattr(arguments, name) for name in names}
+    return estimator.stream(source, boxes=None if boxes is None else boxes.of, **options)
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Have the signal that ends services end a run as Ctrl-C does, with its output complete."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_task(arguments: argparse.Namespace, spec: ModelSpec) -> None:
@@ -190,6 +247,8 @@ def _check_task(arguments: argparse.Namespace, spec: ModelSpec) -> None:
         refine = "--no-refine" if arguments.refine is False else "--refine"
         flags = {"--scales": arguments.scales, refine: arguments.refine}
     given = [flag for flag, value in flags.items() if value is not None]
+    if arguments.detect_every > 1 and arguments.detector is None:
+        arguments.parser.error("--detect-every cannot be used; found no --detector; add one, or leave it out")
     if given:
         this, other = ("bottom-up", "top-down") if bottom_up else ("top-down", "bottom-up")
         arguments.parser.error(
@@ -212,18 +271,6 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value is not None}
     always = {name: getattr(arguments, name) for name in ("device", "runtime", "flip_test")}
     return {**always, **given}
-
-
-def _results(
-    estimator: Estimator, source: FrameSource, boxes: _Boxes | None, skips: _Skips
-) -> Iterator[tuple[Frame, PoseResult]]:
-    for frame in source:
-        try:
-            yield frame, estimator(frame, boxes=None if boxes is None else boxes.of(frame))
-        except InvalidInputError as error:
-            if source.kind == "image":
-                raise
-            skips(Skip(str(frame.source), str(error)))
 
 
 def _output_format(arguments: argparse.Namespace, source: FrameSource) -> str | None:
@@ -395,6 +442,14 @@ def _share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"found {text!r}; give a number from 0 to 1")
     return value
+
+
+def _attempts(text: str) -> int | None:
+    if text == "forever":
+        return None
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}; give a whole number, or forever")
+    return int(text)
 
 
 def _scales(text: str) -> tuple[float, ...]:

@@ -55,7 +55,7 @@ class SourceStatus:
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How sources run; see `Estimator.stream`. `boxes` gives a top-down model the boxes of a frame."""
+    """How sources run; see `Estimator.stream`."""
 
     latest: bool = False
     track: bool | Callable[[], Tracks] = False
