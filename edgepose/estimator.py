@@ -351,8 +351,8 @@ class Estimator:
         options = StreamOptions(latest, track or bool(smooth and several), smooth, every, detect_every, boxes)
         if detect_every > 1 and (self._detector is None or boxes is not None):
             raise InvalidInputError(
-                f"detect_every is not usable; found {detect_every} where no detector serves; leave it out, or "
-                "give a top-down model a detector"
+                f"detect_every is not usable; found {detect_every} where no detector serves; leave it out, "
+                "or give a top-down model a detector"
             )
         return PoseStream(self, open_sources(source, on_skip, reconnect=reconnect), options, on_skip)
 

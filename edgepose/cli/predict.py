@@ -129,7 +129,8 @@ def add_parser(verbs: Any) -> None:
         type=_positive,
         default=1,
         metavar="N",
-        help="have --detector look at each N-th frame, and in between look where the people were (default: 1)",
+        help="have --detector look at each N-th frame, and look where the people were in between (default: "
+        "1)",
     )
     parser.add_argument(
         "--latest",
@@ -208,12 +209,10 @@ def run(arguments: argparse.Namespace) -> int:
                         break
         except KeyboardInterrupt:
             interrupted = True
-    for count, what in (
-        (results.dropped, "frames dropped for newer ones"),
-        (results.reconnects, "reconnects"),
-    ):
-        if count:
-            print(f"edgepose: {count} {what}", file=sys.stderr)
+    if results.dropped:
+        print(f"edgepose: {results.dropped} frames dropped for newer ones", file=sys.stderr)
+    if results.reconnects:
+        print(f"edgepose: {results.reconnects} reconnects", file=sys.stderr)
     return _summary(arguments, source, skips, done, interrupted)
 
 

@@ -87,7 +87,7 @@ class _Live:
                 if usable:
                     if attempts:
                         reading.reconnects += 1
-                        _log.info("%s is back after %d attempts", self.address.name, attempts)
+                        _log.info("%s is back, opened at attempt %d", self.address.name, attempts)
                         attempts = 0
                     now = now_ms()
                     started = now if started is None else started
