@@ -27,7 +27,9 @@ class MjpegServer:
         self.silent = threading.Event()
         self._ending = threading.Event()
         jpeg = bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1])
-        part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg + b"\r\n"
+        part = (
+            b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg + b"\r\n"
+        )
         server = self
 
         class Handler(BaseHTTPRequestHandler):
