@@ -18,6 +18,8 @@ from tiny_models import color_model, spots
 
 from edgepose import PoseResult
 from edgepose.cli import main
+from edgepose.streams import live
+from tests.fakes.servers import MjpegServer
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -161,6 +163,52 @@ def test_video_in_video_out(model: str, video: Path, capsys: pytest.CaptureFixtu
     assert names_in(".") == ["clip.avi", "out.mp4", "spots.png"]
 
 
+def test_each_nth_frame(model: str, video: Path) -> None:
+    assert main(["predict", str(video), "--model", model, "--every", "2", "-o", "out.avi"]) == 0
+    capture = cv2.VideoCapture("out.avi")
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(6.25), "it takes as long as the source"
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert main(["predict", str(video), "--model", model, "--every", "2", "-o", "out.csv"]) == 0
+    rows = list(csv.DictReader(Path("out.csv").read_text().splitlines()))
+    assert [row["frame"] for row in rows[::3]] == ["0", "2", "4"]
+
+
+def test_options_reach_the_stream(model: str, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    from edgepose.cli import predict
+
+    class Spy(predict.Estimator):
+        def stream(self, source: Any, **options: Any) -> Any:
+            seen.append(options)
+            return super().stream(source)
+
+    monkeypatch.setattr(predict, "Estimator", Spy)
+    command = ["predict", str(video), "--model", model]
+    flags = ["--latest", "--track", "--smooth", "--every", "3", "--detect-every", "4", "--detector", "multi"]
+    assert main([*command, *flags]) == 0
+    assert main(command) == 0
+    given = {"latest": True, "track": True, "smooth": True, "every": 3, "detect_every": 4}
+    defaults = {"latest": False, "track": False, "smooth": False, "every": 1, "detect_every": 1}
+    assert seen == [{**given, "boxes": None}, {**defaults, "boxes": None}]
+
+
+def test_a_network_stream(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It breaks off, comes back, breaks off for good: what was seen until then is written."""
+    monkeypatch.setattr(live, "FIRST_DELAY", 0.02)
+    with MjpegServer(PICTURE, lives=(4, 5, 0, 0, 0)) as server:
+        command = ["predict", server.url, "--model", model, "-o", "out.jsonl", "--reconnect", "2"]
+        assert main(command) == 1
+        address = server.url.replace("user:secret@", "")
+    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [line["source"]["frame"] for line in lines] == list(range(9))
+    assert {line["source"]["path"] for line in lines} == {address}
+    output = capsys.readouterr()
+    assert f"{address} stopped after 9 frames, and 2 attempts to open it again have failed" in output.err
+    assert "secret" not in output.err + output.out
+
+
 def test_video_to_csv_and_pictures(model: str, video: Path) -> None:
     assert main(["predict", str(video), "--model", model, "-o", "out.csv"]) == 0
     rows = list(csv.DictReader(Path("out.csv").read_text().splitlines()))
@@ -249,6 +297,9 @@ def test_failures_are_one_line_and_exit_code_1(
         ["spots.png", "--threads", "0"],
         ["spots.png", "--runtime", "tensorflow"],
         ["spots.png", "--threads", "two"],
+        ["spots.png", "--every", "0"],
+        ["spots.png", "--detect-every", "2"],
+        ["spots.png", "--reconnect", "always"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(folder: Path, arguments: list[str]) -> None:
@@ -362,30 +413,40 @@ class TestAsACommand:
         assert "Traceback" not in done.stderr
         assert "Exception ignored" not in done.stderr
 
-    @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
-    def test_an_interrupted_run_keeps_what_it_has(self, model: str) -> None:
+    @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+    @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+    @pytest.mark.parametrize("output", ["out.json", "out.mp4"])
+    def test_an_interrupted_run_keeps_what_it_has(self, model: str, name: str, output: str) -> None:
         writer = cv2.VideoWriter("long.avi", cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (144, 192))
         for _ in range(3000):
             writer.write(PICTURE)
         writer.release()
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         process = subprocess.Popen(
-            [sys.executable, "-m", "edgepose", "predict", "long.avi", "--model", model, "-o", "out.json"],
+            [sys.executable, "-m", "edgepose", "predict", "long.avi", "--model", model, "-o", output],
             stderr=subprocess.PIPE,
             text=True,
             env=environment,
             # A shell's job in the background ignores the signal, and so would its children.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        part = Path("out.json.part")
+        part = Path("out.json.part" if output == "out.json" else "out.part.mp4")
         deadline = time.monotonic() + 30
         while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(getattr(signal, name))
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 130
         assert "interrupted after" in errors
         assert "Traceback" not in errors
-        done = json.loads(Path("out.json").read_text())
-        assert 0 < len(done) < 3000
         assert not part.exists()
+        if output == "out.json":
+            done = len(json.loads(Path("out.json").read_text()))
+        else:
+            capture = cv2.VideoCapture("out.mp4")
+            assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(25)
+            done = 0
+            while capture.read()[0]:
+                done += 1
+        assert 0 < done < 3000
+        assert f"interrupted after {done} frames" in errors

@@ -23,6 +23,7 @@ from edgepose import (
     PoseStream,
     Skip,
     SourceStatus,
+    open_source,
 )
 from edgepose.streams.stream import StreamOptions
 from tests.fakes.captures import FakeCaptures
@@ -173,8 +174,6 @@ class TestLatest:
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2])
         skips: list[Skip] = []
-        from edgepose import open_source
-
         results = stream(FakeEstimator(), open_source(path), latest=True, on_skip=skips.append)
         assert list(results)
         assert "missing" in skips[-1].reason
@@ -195,8 +194,8 @@ class TestSeveral:
             own = [result for result in found if result.source and result.source.index == index]
             assert numbers(own) == list(range(8))
             assert {result.source.path for result in own if result.source} == {name}
-        together = [run for run in estimator.runs if len(run) == 3]
-        assert len(together) >= 6, estimator.runs
+        # While the first run took its time, two frames of each came to wait.
+        assert len([run for run in estimator.runs if len(run) == 3]) >= 2, estimator.runs
         assert all([name for name, _ in run] == sorted({name for name, _ in run}) for run in estimator.runs)
 
     def test_a_single_source_has_no_place(self) -> None:
