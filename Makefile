@@ -12,6 +12,7 @@ TRT_VENV ?= .venv-trt
 CUDA_HOME ?= /usr/local/cuda
 # The CPU build by its full name, so that a build with CUDA of several gigabytes never comes unasked.
 TORCH ?= torch==2.13.0+cpu
+FRAMES ?= 100000
 # Arguments for pytest, for instance PYTEST="-k kernels".
 PYTEST ?=
 # A choice may leave one of the two processes without tests.
@@ -30,7 +31,7 @@ SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-
 # The packaged photo shows half of a person; its box says where the whole one would be.
 BOXES := $(if $(filter $(SAMPLE).jpg,$(SOURCE)),--boxes $(SAMPLE).json)
 
-.PHONY: help demo test test-slow test-matrix test-tensorrt smoke lint cuda gpu bench bench-training readme clean
+.PHONY: help demo test test-slow test-matrix test-tensorrt smoke lint cuda gpu bench bench-training soak readme clean
 .DELETE_ON_ERROR:
 
 help:  ## list the tasks
@@ -85,6 +86,9 @@ bench: $(VENV)/.test  ## measure, and write docs/performance.md
 bench-training: $(VENV)/.test  ## time the training loop and distillation; sizes by SIZES="--input 256 --batch 64"
 	PYTHONPATH=. $(BIN)/python benchmarks/training_loop.py $(SIZES)
 	PYTHONPATH=. $(BIN)/python benchmarks/training_loop.py --distillation --batch 8 --steps 2 $(SIZES)
+
+soak: $(VENV)/.test  ## memory over FRAMES=100000 frames of two sources; fails where it grows
+	$(BIN)/python tests/streams/soak.py --frames $(FRAMES)
 
 readme: $(VENV)/.test  ## bring the README's figures and picture up to date with the packaged model
 	$(BIN)/python docs/update_readme.py
