@@ -183,6 +183,7 @@ def run(arguments: argparse.Namespace) -> int:
                 single=source.kind == "image",
                 fps=source.fps and source.fps / arguments.every,
                 paths=source.paths,
+                every=arguments.every,
             )
             ends.callback(writer.close)
         lines_on_screen = sys.stdout.isatty() and arguments.output is None

@@ -50,7 +50,13 @@ def infer_format(output: str) -> str | None:
 
 
 def open_writer(
-    format: str, output: str | None, *, single: bool, fps: float | None, paths: Sequence[str]
+    format: str,
+    output: str | None,
+    *,
+    single: bool,
+    fps: float | None,
+    paths: Sequence[str],
+    every: int = 1,
 ) -> Writer:
     """Make a writer.
 
@@ -62,6 +68,8 @@ def open_writer(
         paths: files of the source, which are never overwritten. COCO's image ids are the numbers that
             name them, if all are so named, else their places in this list, from 1; in a video they
             are the frame's number plus 1.
+        every: of the source's frames each such one comes, `fps` of them in a second. In a video those that
+            are missing are made up for, so that it takes as long as the source.
 
     Raises:
         InvalidInputError: the output would overwrite the source, or cannot be opened.
@@ -80,7 +88,7 @@ def open_writer(
         return PictureWriter(Path(output), single=names_picture(output), paths=paths)
     if format == "video":
         assert output is not None
-        return VideoWriter(Path(output), fps or DEFAULT_FPS)
+        return VideoWriter(Path(output), fps or DEFAULT_FPS, every)
     if format == "coco":
         return JsonWriter(output, paths, coco=True)
     if format == "json":
@@ -223,9 +231,11 @@ class PictureWriter:
 
 
 class VideoWriter:
-    """A video with the poses drawn in."""
+    """A video with the poses drawn in; a frame stands for those that are missing before it."""
 
-    def __init__(self, output: Path, fps: float) -> None:
+    def __init__(self, output: Path, fps: float, every: int = 1) -> None:
+        self._every = every
+        self._last: int | None = None
         self._output = output
         self._part = output.with_name(f"{output.stem}.part{output.suffix}")
         self._fps = fps
@@ -250,7 +260,14 @@ class VideoWriter:
                 f"cannot write {self._output}; the frame size changed from {self._size} to "
                 f"{(height, width)}; write --format images"
             )
-        self._writer.write(result.draw(frame.image))
+        drawn = result.draw(frame.image)
+        for _ in range(self._repeats(frame)):
+            self._writer.write(drawn)
+
+    def _repeats(self, frame: Frame) -> int:
+        number = None if frame.source is None else frame.source.frame
+        last, self._last = self._last, number
+        return 1 if number is None or last is None else max(round((number - last) / self._every), 1)
 
     def close(self) -> None:
         """Complete the file."""

@@ -26,6 +26,7 @@ _CSI_RANGES = {
     "flip": (0, 7),
     "sensor_mode": (0, 255),
 }
+_SECRET = re.compile(r"(?i)([?&;][^=&;]*(?:pass|pwd|token|auth|secret|key)[^=&;]*=)[^&;]*")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
 
 
@@ -34,7 +35,7 @@ class Address:
     """Where a camera or stream is.
 
     Attributes:
-        name: for people, without user and password.
+        name: for people, without user, password and what looks like one among its options.
         target: what OpenCV opens: a number, a device file, a URL or a GStreamer pipeline.
         opener: which part of OpenCV does.
         fps: frames per second that are asked for.
@@ -118,7 +119,8 @@ def parse_address(name: str | int) -> Address:
         return _csi(name)
     head, mark, rest = name.partition("://")
     host, slash, path = rest.partition("/")
-    return Address(f"{head}{mark}{host.rpartition('@')[2]}{slash}{path}", name, "network")
+    shown = _SECRET.sub(r"\1***", f"{host.rpartition('@')[2]}{slash}{path}")
+    return Address(f"{head}{mark}{shown}", name, "network")
 
 
 def _csi(name: str) -> Address:

@@ -240,7 +240,7 @@ class _Work:
         self.stop()
         deadline = time.monotonic() + PATIENCE
         for thread in self._threads:
-            if thread is not threading.current_thread():
+            if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(max(deadline - time.monotonic(), 0))
                 if thread.is_alive():
                     _log.warning("%s does not answer; its thread ends when it does", thread.name)

@@ -173,6 +173,24 @@ def test_each_nth_frame(model: str, video: Path) -> None:
     assert [row["frame"] for row in rows[::3]] == ["0", "2", "4"]
 
 
+def test_a_video_takes_as_long_as_its_source(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was dropped on the way."""
+    writer = cv2.VideoWriter("quick.avi", cv2.VideoWriter.fourcc(*"MJPG"), 100, (144, 192))
+    for _ in range(50):
+        writer.write(PICTURE)
+    writer.release()
+
+    def draw(self: PoseResult, image: np.ndarray) -> np.ndarray:
+        time.sleep(0.03)
+        return image
+
+    monkeypatch.setattr(PoseResult, "draw", draw)
+    assert main(["predict", "quick.avi", "--model", model, "--latest", "--every", "2", "-o", "out.avi"]) == 0
+    capture = cv2.VideoCapture("out.avi")
+    assert capture.get(cv2.CAP_PROP_FPS) == 50
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == pytest.approx(25, abs=1)
+
+
 def test_options_reach_the_stream(model: str, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
     from edgepose.cli import predict

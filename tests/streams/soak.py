@@ -76,9 +76,10 @@ def main() -> int:
                     rate = count / (time.perf_counter() - started)
                     print(f"{count} frames, {rate:.0f} frames/s, {resident_mb():.1f} MB", flush=True)  # noqa: T201
     grown = max(highest, resident_mb()) - first
-    print(f"{count} frames, {persons} persons: {first:.1f} MB after {warm_up} frames, grown by {grown:.1f} MB")  # noqa: T201
+    memory = f"{first:.1f} MB after {warm_up} frames, grown by {grown:.1f} MB"
+    print(f"{count} frames, {persons} persons: {memory}")  # noqa: T201
     usable = count == total and persons > total / 2 and grown < LIMIT_MB
-    print("flat" if usable else f"FAILED: {total} frames were asked for, at most {LIMIT_MB} MB of growth")  # noqa: T201
+    print("flat" if usable else f"FAILED: wanted {total} frames, at most {LIMIT_MB} MB of growth")  # noqa: T201
     return 0 if usable else 1
 
 

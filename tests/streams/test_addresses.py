@@ -38,6 +38,7 @@ def test_streams_are_told_from_files(name: str, stream: bool) -> None:
     [
         ("rtsp://admin:se@cr:et@10.0.0.2:554/live?x=1", "rtsp://10.0.0.2:554/live?x=1"),
         ("http://user@host/a@b", "http://host/a@b"),
+        ("http://h/v?ch=1&user_Pwd=a&x=2&token=b", "http://h/v?ch=1&user_Pwd=***&x=2&token=***"),
         ("http://host", "http://host"),
         ("csi://1?fps=60", "csi://1"),
         (3, "camera:3"),

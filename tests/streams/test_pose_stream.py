@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -413,6 +415,41 @@ print(len(next(busy)), len(next(full)))
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "1 1\n", "")
+
+    @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+    def test_ctrl_c_in_a_script(self, model: Path, tmp_path: Path) -> None:
+        """Whether it waits for a result, or works on one: the file that it writes can be played."""
+        code = f"""
+import cv2, edgepose, numpy
+estimator = edgepose.Estimator({str(model)!r}, kernels="numpy")
+writer = cv2.VideoWriter("out.mp4", cv2.VideoWriter.fourcc(*"mp4v"), 25, (144, 192))
+picture = numpy.zeros((192, 144, 3), numpy.uint8)
+try:
+    for frame, result in estimator.stream([picture] * 10**6).with_frames():
+        writer.write(result.draw(frame.image))
+        print(1, flush=True)
+finally:
+    writer.release()
+"""
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        )
+        assert process.stdout is not None
+        for _ in range(10):
+            assert process.stdout.readline() == "1\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == -signal.SIGINT
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+        capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+        for _ in range(10):
+            assert capture.read()[0]
 
 
 def interrupted() -> list[Any]:
