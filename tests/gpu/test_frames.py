@@ -28,7 +28,15 @@ from tiny_models import (
     spots,
 )
 
-from edgepose import BackendUnavailableError, Decoder, Estimator, Grouping, InvalidInputError, PoseResult
+from edgepose import (
+    BackendUnavailableError,
+    Decoder,
+    Estimator,
+    Grouping,
+    InvalidInputError,
+    PoseResult,
+    open_source,
+)
 from tests.fakes import pycuda, tensorrt
 from tests.fakes.emulation import EMULATION, emulate
 from tests.fakes.engines import make_engine
@@ -229,6 +237,38 @@ def test_too_many_people_are_told(gpus: Any, tmp_path: Path) -> None:
     ):
         assert_same(whole(crowd), host(crowd))
         assert whole(crowd).truncated
+
+
+@pytest.mark.parametrize("latest", [False, True])
+def test_streams(gpus: Any, tmp_path: Path, latest: bool) -> None:
+    """In the thread of the network, several together, and with boxes of the frame before."""
+    gpu = gpus()
+    source = color_model(tmp_path / "a.onnx")
+    pictures = [np.roll(PICTURE, 2 * i, axis=1) for i in range(7)]
+
+    def detector(_: np.ndarray) -> list[list[float]]:
+        return [[30, 20, 150, 140, 0.8]]
+
+    with (
+        Estimator(gpu.engine(source), detector=detector) as whole,
+        Estimator(source, detector=detector, kernels="numpy", device="cpu") as host,
+    ):
+        for sources in ([pictures], [pictures, pictures[::-1]]):
+            opened = [[open_source(each) for each in sources] for _ in range(2)]
+            found, expected = (
+                sorted(each.stream(own, detect_every=3, latest=latest), key=place_of)
+                for each, own in zip((whole, host), opened, strict=True)
+            )
+            assert len(found) == len(sources) * 7
+            for one, other in zip(found, expected, strict=True):
+                assert_same(one, other)
+        with whole.stream(pictures * 1000, latest=latest) as results:
+            assert len(next(results)) == 1
+
+
+def place_of(result: PoseResult) -> int:
+    """Of which source a result is; the order of each stays."""
+    return 0 if result.source is None else result.source.index or 0
 
 
 class OnDevice:
