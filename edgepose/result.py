@@ -367,6 +367,21 @@ class PoseResult:
         key_points: supervision.KeyPoints = sv.KeyPoints(**fields)
         return key_points
 
+    def to_detections(self) -> supervision.Detections:
+        """The persons' boxes, scores and tracks as ``supervision.Detections``, all of class 0.
+
+        Raises:
+            BackendUnavailableError: supervision is not installed.
+        """
+        sv = require("supervision", "PoseResult.to_detections", "supervision")
+        detections: supervision.Detections = sv.Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.person_scores.copy(),
+            class_id=np.zeros(len(self), int),
+            tracker_id=None if self.track_ids is None else self.track_ids.copy(),
+        )
+        return detections
+
     def draw(self, image: NDArray[np.uint8], **options: Any) -> NDArray[np.uint8]:
         """Draw the poses on a copy of the picture; the options are those of `edgepose.draw_pose`."""
         from edgepose.drawing import draw_pose

@@ -161,7 +161,7 @@ class _Shapes:
         low = np.where(visible[:, :, None], points, np.inf).min(axis=1)
         high = np.where(visible[:, :, None], points, -np.inf).max(axis=1)
         extent = np.hypot(*np.maximum(high - low, 0).T)
-        least, most = max(1.5, 0.0025 * side), max(2.0, 0.012 * side)
+        least, most = max(1.0, 0.0025 * side), max(2.0, 0.012 * side)
         width = np.clip(0.012 * extent, least, most)
         # A tiny person in a large picture would vanish under lines that fit the picture.
         width = np.where(extent > 0, np.minimum(width, np.maximum(1, 0.025 * extent)), width)
@@ -171,8 +171,10 @@ class _Shapes:
         gaps = np.hypot(*np.moveaxis(points[:, :, None] - points[:, None], -1, 0))
         gaps[(gaps == 0) | ~visible[:, None] | ~visible[:, :, None]] = np.inf
         # Joints that lie close together (a face) get smaller marks, so that each can be seen.
-        ring = np.minimum(1.15 * width[:, None], np.maximum(0.5 * gaps.min(axis=2), 0.7 * width[:, None]))
-        core = 0.8 * np.sqrt(result.scores) if scores else 0.65
+        ring = np.maximum(0.5 * gaps.min(axis=2), np.maximum(0.7 * width, 1)[:, None])
+        ring = np.minimum(ring, np.maximum(1.15 * width, 1.6)[:, None])
+        # In a mark of a few pixels a ring within the outline would leave no room for the side's colour.
+        core = 0.8 * np.sqrt(result.scores) if scores else np.where(ring < 2.5, 1, 0.65)
         radii = np.stack([ring + outline[:, None], ring, core * ring], axis=2)
         return cls(
             visible=visible,
@@ -205,7 +207,7 @@ def _draw_limbs(
         if len(pairs):
             drawn.append((shapes.points[person][pairs], color))
     for segments, _ in drawn:
-        cv2.polylines(canvas, segments, False, outline, wide, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(canvas, segments, False, outline, wide, cv2.LINE_8, _SHIFT)
     for segments, color in drawn:
         cv2.polylines(canvas, segments, False, color, line, cv2.LINE_AA, _SHIFT)
 
@@ -219,7 +221,8 @@ def _draw_joints(
     for joint in np.flatnonzero(shapes.visible[person]).tolist():
         point, (outer, ring, core) = points[joint], radii[joint]
         cv2.circle(canvas, point, outer, colors.outline, filled, smooth, _SHIFT)
-        cv2.circle(canvas, point, ring, colors.middle, filled, smooth, _SHIFT)
+        if ring > core:
+            cv2.circle(canvas, point, ring, colors.middle, filled, smooth, _SHIFT)
         cv2.circle(canvas, point, core, sides[joint], filled, smooth, _SHIFT)
 
 
