@@ -53,7 +53,7 @@ def _plate(text: str, height: int, color: Color, outline: Color) -> Image:
     cv2 = require_cv2("drawing")
     font = cv2.FONT_HERSHEY_SIMPLEX
     scale = height / cv2.getTextSize("0", font, 1.0, 1)[0][1]
-    thickness = max(1, round(height / 7))
+    thickness = max(1, round(height / 9))
     (width, _), baseline = cv2.getTextSize(text, font, scale, thickness)
     edge, margin = max(1, round(height / 14)), max(2, round(height / 4))
     below = baseline if any(letter in "gjpqy,;_()[]{}|" for letter in text) else 0
