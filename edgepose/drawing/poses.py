@@ -21,6 +21,8 @@ __all__ = ["draw_pose"]
 
 _SHIFT = 4  # OpenCV takes coordinates in sixteenths of a pixel
 _ONE = 1 << _SHIFT
+_SMOOTH_PERSONS = 5
+"""Among more the dark outlines of limbs are not smoothed: a fifth of the time, for what is hardly seen there."""
 _MAX_COORDINATE = 1 << 14  # OpenCV's fixed point overflows beyond
 
 
@@ -200,11 +202,9 @@ def _draw_limbs(
     edges: NDArray[np.intp],
     outline: Color,
 ) -> None:
-    """Limbs, all those of one colour at once, over their outlines.
-
-    The dark outline is not smoothed: that would take a third more time for what is hardly seen.
-    """
+    """Limbs, all those of one colour at once, over their outlines."""
     visible = shapes.visible[person]
+    edge = cv2.LINE_AA if len(shapes.points) <= _SMOOTH_PERSONS else cv2.LINE_8
     line = max(1, round(float(shapes.width[person])))
     wide = max(line + 2, round(float(shapes.width[person] + 2 * shapes.outline[person])))
     drawn = []
@@ -214,7 +214,7 @@ def _draw_limbs(
         if len(pairs):
             drawn.append((shapes.points[person][pairs], color))
     for segments, _ in drawn:
-        cv2.polylines(canvas, segments, False, outline, wide, cv2.LINE_8, _SHIFT)
+        cv2.polylines(canvas, segments, False, outline, wide, edge, _SHIFT)
     for segments, color in drawn:
         cv2.polylines(canvas, segments, False, color, line, cv2.LINE_AA, _SHIFT)
 
@@ -275,11 +275,12 @@ def _draw_ellipses(
     usable = shapes.visible[person] & (axes < _MAX_COORDINATE).all(axis=1)
     points = shapes.points[person].tolist()
     line = max(1, round(0.3 * float(shapes.width[person])))
+    smooth = cv2.LINE_AA if line < 3 else cv2.LINE_8  # thick curves take long to smooth, and need it less
     for joint in np.flatnonzero(usable).tolist():
         half = np.rint(axes[joint] * _ONE).astype(int).tolist()
         place = points[joint], half, float(angles[joint]), 0, 360
         cv2.ellipse(canvas, *place, outline, line + 2, cv2.LINE_8, _SHIFT)
-        cv2.ellipse(canvas, *place, sides[joint], line, cv2.LINE_AA, _SHIFT)
+        cv2.ellipse(canvas, *place, sides[joint], line, smooth, _SHIFT)
 
 
 def _anchor(
