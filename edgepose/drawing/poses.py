@@ -22,7 +22,7 @@ __all__ = ["draw_pose"]
 _SHIFT = 4  # OpenCV takes coordinates in sixteenths of a pixel
 _ONE = 1 << _SHIFT
 _SMOOTH_PERSONS = 5
-"""Among more the dark outlines of limbs are not smoothed: a fifth of the time, for what is hardly seen there."""
+"""Among more the outlines of limbs are not smoothed, which takes a fifth of the time and is hardly seen."""
 _MAX_COORDINATE = 1 << 14  # OpenCV's fixed point overflows beyond
 
 
