@@ -54,7 +54,7 @@ def draw_pose(
         palette: ``"auto"``: colours as above; ``"sides"`` or ``"persons"``: limbs always so; or a `Palette`.
         boxes: draw the persons' boxes.
         ids: write the track of each person where the result has tracks.
-        scores: write the score of each person, and fill each joint's mark to the share that its score is.
+        scores: write the score of each person, and fill each joint's mark the more, the higher its score is.
         labels: a text per person, written after its track.
         ellipses: draw the covariance of each joint as an ellipse of so many standard deviations.
         inplace: draw on `image` itself.
