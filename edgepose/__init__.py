@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgepose.drawing import draw_pose
+    from edgepose.drawing import Palette, draw_heatmaps, draw_pose
     from edgepose.errors import (
         BackendUnavailableError,
         BuildError,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "drawing": ("draw_pose",),
+    "drawing": ("Palette", "draw_heatmaps", "draw_pose"),
     "errors": (
         "BackendUnavailableError",
         "BuildError",
@@ -72,6 +72,7 @@ __all__ = [
     "ModelFormatError",
     "ModelNotFoundError",
     "ModelSpec",
+    "Palette",
     "ParityError",
     "Person",
     "PoseResult",
@@ -84,6 +85,7 @@ __all__ = [
     "__version__",
     "coco17",
     "crowdpose14",
+    "draw_heatmaps",
     "draw_pose",
     "kernels",
     "lsp14",
