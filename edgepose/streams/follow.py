@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -27,7 +26,7 @@ class Tracks(Protocol):
         """Boxes (n, 4) xyxy pixels of where the people will be in the next frame."""
 
     def reset(self) -> None:
-        """Forget everybody."""
+        """Forget everybody; identities may begin anew."""
 
 
 class Smooths(Protocol):
@@ -36,13 +35,16 @@ class Smooths(Protocol):
     def update(self, result: PoseResult) -> PoseResult:
         """The result of the next frame, smoothed."""
 
+    def reset(self) -> None:
+        """Forget everybody."""
+
 
 class Follower:
     """Follows the people of one source.
 
     Args:
-        make_tracker: makes what gives identities; None: there are none.
-        make_smoother: makes what smooths; None: nothing does.
+        tracker: gives identities; None: there are none.
+        smoother: smooths the joints; None: nothing does.
         detect_every: the detector looks at each n-th frame. In between people are looked for where the
             tracker expects them, without one where they were; the detector is asked earlier once nobody of
             those it found is left.
@@ -51,20 +53,20 @@ class Follower:
 
     def __init__(
         self,
-        make_tracker: Callable[[], Tracks] | None,
-        make_smoother: Callable[[], Smooths] | None,
+        tracker: Tracks | None,
+        smoother: Smooths | None,
         detect_every: int,
         padding: float,
     ) -> None:
-        self._tracker = None if make_tracker is None else make_tracker()
-        self._make_smoother = make_smoother
-        self._smoother = None if make_smoother is None else make_smoother()
+        self._tracker = tracker
+        self._smoother = smoother
         self._detect_every = detect_every
         self._padding = padding
         self._last: PoseResult | None = None
         self._age = 0  # frames since the detector looked, that one included
         self._found = False  # whether it saw anybody
         self._known: PersonBoxes | None = None
+        self._ids_before = self._highest_id = 0  # of scenes before this one, and of all
 
     def boxes(self, image_size: tuple[int, int]) -> PersonBoxes | None:
         """Where to look for people in the next frame, of this (height, width); None: ask the detector."""
@@ -89,7 +91,7 @@ class Follower:
             self._age += 1
         self._last = result
         if self._tracker is not None:
-            result = self._tracker.update(result)
+            result = self._never_used_twice(self._tracker.update(result))
         if self._smoother is not None:
             result = self._smoother.update(result)
         return result
@@ -97,10 +99,21 @@ class Follower:
     def _forget(self) -> None:
         """Begin anew: a source that came back with another size of its pictures shows another scene."""
         self._last = None
-        if self._tracker is not None:
-            self._tracker.reset()
-        if self._make_smoother is not None:
-            self._smoother = self._make_smoother()
+        self._ids_before = self._highest_id
+        for each in (self._tracker, self._smoother):
+            if each is not None:
+                each.reset()
+
+    def _never_used_twice(self, result: PoseResult) -> PoseResult:
+        """The result with identities that come after those of the scenes before."""
+        ids = result.track_ids
+        if ids is None or not len(ids):
+            return result
+        if self._ids_before:
+            ids = ids + self._ids_before
+            result = replace(result, track_ids=ids)
+        self._highest_id = max(self._highest_id, int(ids.max()))
+        return result
 
     def _expected(self, last: PoseResult) -> Floats:
         if self._tracker is not None:

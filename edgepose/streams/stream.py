@@ -205,8 +205,8 @@ class _Work:
             for source in sources
         ]
         padding = estimator.info.spec.padding
-        makers = _makers(options)
-        self._followers = [Follower(*makers, options.detect_every, padding) for _ in sources]
+        trackers, smoothers = _makers(options)
+        self._followers = [Follower(trackers(), smoothers(), options.detect_every, padding) for _ in sources]
         self._rounds: deque[list[_Outcome]] = deque()
         self._threads: list[threading.Thread] = []
         self._finished = False
@@ -362,9 +362,7 @@ class _Work:
         return _Skipped(feed.on_skip, Skip(str(frame.source), str(error)))
 
 
-def _makers(
-    options: StreamOptions,
-) -> tuple[Callable[[], Tracks] | None, Callable[[], Smooths] | None]:
+def _makers(options: StreamOptions) -> tuple[Callable[[], Tracks | None], Callable[[], Smooths | None]]:
     """What makes the tracker and the smoother of each source."""
     track: Any = options.track
     smooth: Any = options.smooth
@@ -372,4 +370,8 @@ def _makers(
         track = importlib.import_module("edgepose.tracking").Tracker
     if smooth is True:
         smooth = importlib.import_module("edgepose.smoothing").OneEuro
-    return track or None, smooth or None
+    return track or _nothing, smooth or _nothing
+
+
+def _nothing() -> None:
+    return None

@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -50,10 +49,14 @@ class FakeSmoother:
 
     def __init__(self) -> None:
         self.frames: list[PoseResult] = []
+        self.resets = 0
 
     def update(self, result: PoseResult) -> PoseResult:
         self.frames.append(result)
         return replace(result, keypoints=np.ones_like(result.keypoints))
+
+    def reset(self) -> None:
+        self.resets += 1
 
 
 class CountingDetector:
@@ -190,19 +193,20 @@ class TestTracking:
         assert all(result.track_ids is not None and result.track_ids.tolist() == [1] for result in results)
 
     def test_a_new_size_of_pictures_begins_anew(self) -> None:
-        follower = Follower(FakeTracker, FakeSmoother, 1, 1.25)
-        tracker: Any = follower._tracker
-        smoother: Any = follower._smoother
-        for size, resets in (((40, 30), 0), ((40, 30), 0), ((30, 40), 1), ((30, 40), 1)):
+        tracker, smoother = FakeTracker(), FakeSmoother()
+        follower = Follower(tracker, smoother, 1, 1.25)
+        identities = []
+        for size, persons in (((40, 30), 2), ((40, 30), 3), ((30, 40), 2), ((30, 40), 0), ((40, 30), 1)):
             assert follower.boxes(size) is None
-            follower.update(pose(Frame(np.zeros((*size, 3), np.uint8))))
-            assert tracker.resets == resets
-        assert len(smoother.frames) == 2
-        assert follower._smoother is not smoother
+            result = follower.update(pose(Frame(np.zeros((*size, 3), np.uint8)), persons))
+            assert result.track_ids is not None
+            identities.append(result.track_ids.tolist())
+        assert (tracker.resets, smoother.resets) == (2, 2)
+        assert identities == [[1, 2], [1, 2, 3], [4, 5], [], [6]], "no number is used twice"
 
     def test_boxes_come_from_the_tracker(self) -> None:
-        follower = Follower(FakeTracker, None, 3, 1.25)
-        tracker: Any = follower._tracker
+        tracker = FakeTracker()
+        follower = Follower(tracker, None, 3, 1.25)
         frame = Frame(np.zeros((40, 30, 3), np.uint8))
         assert follower.boxes((40, 30)) is None
         follower.update(pose(frame))
