@@ -64,15 +64,6 @@ def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
     return condition()
 
 
-def settled(seen: list[Any]) -> int:
-    """How long a list is once it grows no more."""
-    length = -1
-    while length != len(seen):
-        length = len(seen)
-        time.sleep(0.15)
-    return length
-
-
 def stream(estimator: Any, *sources: Any, on_skip: Any = None, **options: Any) -> PoseStream:
     return PoseStream(estimator, sources, StreamOptions(**options), on_skip)
 
@@ -105,8 +96,9 @@ class TestFlow:
         assert threads() == [], "nothing starts before a result is asked for"
         next(results)
         # The caller has one; two results wait, two frames wait, and one is in the hand of the reader.
-        assert settled(seen) == 6
-        assert len(estimator.runs) == 3
+        assert eventually(lambda: (len(seen), len(estimator.runs)) == (6, 3)), (seen, estimator.runs)
+        time.sleep(0.1)
+        assert (len(seen), len(estimator.runs)) == (6, 3)
         results.close()
 
     def test_what_was_used_is_not_kept(self, estimator: Estimator) -> None:
