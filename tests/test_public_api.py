@@ -15,8 +15,8 @@ import edgepose
 PUBLIC = {
     "BackendUnavailableError", "BuildError", "CalibrationError", "Decoder", "EdgePoseError",
     "EngineMismatchError", "Estimator", "EstimatorInfo", "Frame", "FrameSource", "Grouping",
-    "InvalidInputError", "Joint", "ModelFormatError", "ModelNotFoundError", "ModelSpec", "ParityError",
-    "Person", "PoseResult", "Skeleton", "Skip", "Source", "Timings", "__version__", "coco17",
+    "InvalidInputError", "Joint", "ModelFormatError", "ModelNotFoundError", "ModelSpec", "OnnxDetector",
+    "ParityError", "Person", "PoseResult", "Skeleton", "Skip", "Source", "Timings", "__version__", "coco17",
     "crowdpose14", "draw_pose", "kernels", "lsp14", "mpii16", "open_source", "read_image",
 }  # fmt: skip
 
