@@ -165,10 +165,12 @@ class TestDecode:
         assert other.boxes.tolist() == [[1, 2, 30, 40]]
 
     def test_padding_of_a_batch_is_no_person(self) -> None:
-        """MMDeploy fills rows with score 0 and class -1."""
-        dets, labels = np.zeros((1, 3, 5), np.float32), np.full((1, 3), -1)
-        (found,) = decode(Layout(RTMDET, "dets", ("a", "b")), [dets, labels], SIZE, score_threshold=0)
-        assert found.boxes.shape == (0, 4)
+        dets = np.zeros((1, 3, 5), np.float32)
+        dets[0, 0] = [1, 2, 30, 40, 1e-6]
+        for filler in (-1, 0):
+            labels = np.array([[0, filler, filler]])
+            (found,) = decode(Layout(RTMDET, "dets", ("a", "b")), [dets, labels], SIZE, score_threshold=0)
+            assert found.boxes.tolist() == [[1, 2, 30, 40]]
 
     def test_scores_of_half_precision_stay_within_one(self) -> None:
         values = np.array([[[1, 2, 30, 40, 1.001, 0]]], np.float16)
@@ -222,6 +224,7 @@ class TestRecognise:
             ({"dets": (1, 7, 5)}, {"family": "rtmdet"}, "rtmdet", "dets"),
             ({"dets": (1, 100, 5), "labels": (1, 100)}, {"first": {"Slice"}}, "yolox", "dets"),
             ({"dets": (1, 100, 5), "labels": (1, 100)}, {"family": "yolox"}, "yolox", "dets"),
+            ({"dets": (1, 100, 5), "labels": (1, 100)}, {"family": "yolov8"}, "yolov8", "dets"),
             (
                 {"dets": (1, 9, 5), "labels": (1, 9)},
                 {"first": {"Slice"}, "family": "rtmdet"},
@@ -246,7 +249,6 @@ class TestRecognise:
             ({"output": (1, 8400, 85)}, "rtmdet"),
             ({"output": (1, 300, 6)}, "yolox"),
             ({"output": (1, 84, 8400)}, "yolox"),
-            ({"dets": (1, 9, 5), "labels": (1, 9)}, "yolov8"),
             ({"dets": (1, 9, 5), "labels": (1, 8)}, None),
             ({"boxes": (1, 9, 4), "scores": (1, 9, 80)}, None),
             ({"output": (100, 7)}, None),

@@ -75,11 +75,11 @@ def decode(
         classes = main[:, :, 5] if layout.kind == "rows" else (outputs[1] if len(outputs) > 1 else None)
         scores, places = main[:, :, 4], main[:, :, :4]
         if classes is not None:
-            scores = np.where(classes == person_class, scores, -1)
+            scores = np.where(classes == person_class, scores, 0)
     scores = scores.astype(np.float32, copy=False)
     found = []
     for score, place in zip(scores, places, strict=True):
-        rows = np.flatnonzero(score >= max(score_threshold, 0))
+        rows = np.flatnonzero((score >= score_threshold) & (score > 0))  # rows of 0 fill up a batch
         rows = rows[np.argsort(-score[rows], kind="stable")[:MOST]]
         boxes, kept = place[rows].astype(np.float32), np.minimum(score[rows], 1)
         if not np.isfinite(boxes).all():

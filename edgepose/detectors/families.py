@@ -139,7 +139,7 @@ def _match(
     dets = _dets(outputs)
     if dets is not None:
         name = family or ("yolox" if "Slice" in first else "rtmdet")
-        return Layout(FAMILIES[name], "dets", dets) if name != "yolov8" else None
+        return Layout(FAMILIES[name], "dets", dets)
     if len(outputs) != 1:
         return None
     ((name, shape),) = outputs.items()
