@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from edgepose.detectors import FAMILIES, nms
 from edgepose.detectors.decode import decode, holds_pixels
 from edgepose.detectors.families import Layout, grid_cells, person_class_of, recognise
 from edgepose.pipeline.gpu.device_picture import DevicePicture
+from tests.fakes import onnxruntime, pycuda
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -276,6 +278,7 @@ class TestRecognise:
             ({}, 0),
             ({0: "cat", 1: "Person"}, 1),
             ({0: "head"}, 0),
+            ({0: "0", 1: "1", 2: "2"}, 0),
             ({"7": "pedestrian"}, 7),
         ],
     )
@@ -482,6 +485,25 @@ class TestOnnxDetector:
             assert len(found) == 3
             np.testing.assert_allclose(found[2], [[19.5, 9.5, 59.5, 49.5, 0.8]], atol=1e-4)
 
+    def test_on_cuda(self, outputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a stand-in for the GPU."""
+        cuda = pycuda.install(monkeypatch, devices=2)
+        gpu = onnxruntime.install(monkeypatch, cuda.covers)
+        path = fixed_detector(tmp_path / "a.onnx", outputs["grid"])
+        single = color_model(tmp_path / "colors.onnx")
+        with Estimator(single, detector=path, device="cuda:1", kernels="numpy") as estimator:
+            own = estimator._own_finder
+            assert isinstance(own, OnnxDetector)
+            assert own.describe()["backend"]["device"] == "cuda:1"
+            asked = [session.asked[onnxruntime.CUDA]["device_id"] for session in gpu.sessions]
+            assert asked == ["1", "1"]
+            np.testing.assert_allclose(own(GREY), [[19.5, 9.5, 59.5, 49.5, 0.8]], atol=1e-4)
+        gpu.loads.clear()
+        with pytest.raises(BackendUnavailableError, match="device 'cuda' cannot serve"):
+            OnnxDetector(path, device="cuda")
+        gc.collect()
+        cuda.check()
+
     @pytest.mark.parametrize(
         ("options", "words"),
         [
@@ -509,6 +531,11 @@ class TestOnnxDetector:
             path = fixed_detector(tmp_path / "a.onnx", outputs[kind])
             with pytest.raises(InvalidInputError, match="iou_threshold cannot be used"):
                 OnnxDetector(path, iou_threshold=0.5)
+
+    def test_a_detector_is_no_model(self, outputs: Any, tmp_path: Path) -> None:
+        path = fixed_detector(tmp_path / "a.onnx", outputs["rows"])
+        with pytest.raises(ModelFormatError, match="an object detector goes to detector="):
+            Estimator(path)
 
     def test_unusable_files(self, outputs: Any, tmp_path: Path) -> None:
         with pytest.raises(ModelNotFoundError, match="missing"):

@@ -45,7 +45,8 @@ def read_spec(path: Path) -> ModelSpec:
     if spec is None:
         raise ModelFormatError(
             f"cannot run {path}; the ONNX file carries no edgepose ModelSpec; export it with "
-            f"python -m training export, or add one under the metadata key {METADATA_KEY!r}"
+            f"python -m training export, or add one under the metadata key {METADATA_KEY!r}; an object "
+            "detector goes to detector="
         )
     try:
         return ModelSpec.from_json(spec)

@@ -181,6 +181,7 @@ def person_class_of(where: str, metadata: Mapping[str, str]) -> int:
     try:
         names = ast.literal_eval(metadata.get("names", "{}"))
         known = {int(key): str(name).lower() for key, name in dict(names).items()}
+        known = {key: name for key, name in known.items() if not name.isdigit()}  # numbers name nothing
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         known = {}
     for key, name in known.items():

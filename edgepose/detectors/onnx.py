@@ -197,7 +197,7 @@ class OnnxDetector:
             images: BGR uint8 (H, W, 3) pictures.
 
         Returns:
-            Per picture the boxes, as of a call, and False: none is held back.
+            Per picture the boxes, as of a call, and False: no limit on persons was hit.
         """
         for image in images:
             if isinstance(image, DevicePicture):
