@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgepose.detectors import OnnxDetector
     from edgepose.drawing import Palette, draw_heatmaps, draw_pose
     from edgepose.errors import (
         BackendUnavailableError,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "detectors": ("OnnxDetector",),
     "drawing": ("Palette", "draw_heatmaps", "draw_pose"),
     "errors": (
         "BackendUnavailableError",
@@ -72,6 +74,7 @@ __all__ = [
     "ModelFormatError",
     "ModelNotFoundError",
     "ModelSpec",
+    "OnnxDetector",
     "Palette",
     "ParityError",
     "Person",

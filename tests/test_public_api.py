@@ -15,10 +15,10 @@ import edgepose
 PUBLIC = {
     "BackendUnavailableError", "BuildError", "CalibrationError", "Decoder", "EdgePoseError",
     "EngineMismatchError", "Estimator", "EstimatorInfo", "Frame", "FrameSource", "Grouping",
-    "InvalidInputError", "Joint", "ModelFormatError", "ModelNotFoundError", "ModelSpec", "Palette",
-    "ParityError", "Person", "PoseResult", "PoseStream", "Skeleton", "Skip", "Source", "SourceStatus",
-    "Timings", "__version__", "coco17", "crowdpose14", "draw_heatmaps", "draw_pose", "kernels", "lsp14",
-    "mpii16", "open_source", "read_image",
+    "InvalidInputError", "Joint", "ModelFormatError", "ModelNotFoundError", "ModelSpec", "OnnxDetector",
+    "Palette", "ParityError", "Person", "PoseResult", "PoseStream", "Skeleton", "Skip", "Source",
+    "SourceStatus", "Timings", "__version__", "coco17", "crowdpose14", "draw_heatmaps", "draw_pose",
+    "kernels", "lsp14", "mpii16", "open_source", "read_image",
 }  # fmt: skip
 
 
