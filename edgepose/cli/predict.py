@@ -7,14 +7,12 @@ import contextlib
 import json
 import math
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edgepose.backends import RUNTIMES, read_model_spec
+from edgepose.cli.interrupts import Interrupts
 from edgepose.cli.progress import Progress
 from edgepose.cli.writers import FORMATS, TEXT_FORMATS, infer_format, names_picture, open_writer
 from edgepose.detectors import FAMILIES, OnnxDetector
@@ -209,14 +207,15 @@ def run(arguments: argparse.Namespace) -> int:
         done = 0
         interrupted = False
         try:
-            with _termination_as_interrupt():
+            with Interrupts() as interrupts:
                 for frame, result in results.with_frames():
-                    if report is not None:
-                        report.add(result, estimator)
-                    if writer is not None:
-                        writer.write(frame, result)
-                    done += 1
-                    progress.step()
+                    with interrupts.whole():
+                        if report is not None:
+                            report.add(result, estimator)
+                        if writer is not None:
+                            writer.write(frame, result)
+                        done += 1
+                        progress.step()
                     if window is not None and not window.show(frame, result):
                         break
         except KeyboardInterrupt:
@@ -234,19 +233,6 @@ def _stream(
     names = ("latest", "track", "smooth", "every", "detect_every")
     options = {name: getattr(arguments, name) for name in names}
     return estimator.stream(source, boxes=None if boxes is None else boxes.of, **options)
-
-
-@contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Have the signal that ends services end a run as Ctrl-C does, with its output complete."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _check_task(arguments: argparse.Namespace, spec: ModelSpec) -> None:

@@ -450,7 +450,7 @@ class TestAsACommand:
         )
         part = Path("out.json.part" if output == "out.json" else "out.part.mp4")
         deadline = time.monotonic() + 30
-        while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
+        while not (part.exists() and part.stat().st_size > 20_000) and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(getattr(signal, name))
         _, errors = process.communicate(timeout=30)
@@ -462,6 +462,7 @@ class TestAsACommand:
             done = len(json.loads(Path("out.json").read_text()))
         else:
             capture = cv2.VideoCapture("out.mp4")
+            assert capture.isOpened()
             assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(25)
             done = 0
             while capture.read()[0]:
