@@ -17,8 +17,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """While it is entered, SIGINT and SIGTERM raise KeyboardInterrupt, outside of what is `whole`.
 
-    A signal that is ignored, as in a shell's job in the background, stays so. Outside of the main thread, which
-    alone gets signals, it does nothing.
+    A signal that is ignored, as in a shell's job in the background, stays so. Outside of the main thread,
+    which alone gets signals, it does nothing.
     """
 
     def __init__(self) -> None:
