@@ -31,9 +31,9 @@ import yaml
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from edgepose.evaluation.people import People
 from training.config import TrainConfig, load_config
-from training.data.lsp import load_lspet
-from training.data.people import People
+from training.data.lspet import load_lspet
 from training.loop import Trainer, build_network
 from training.models import create
 

@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from edgepose import Estimator
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.ap import set_ap
+from edgepose.evaluation.coco import PictureSet
+from edgepose.evaluation.metrics import lsp_torso, pck, pck_table
+from edgepose.evaluation.people import People
 from edgepose.spec import ModelSpec
-from training.data.coco import PictureSet
-from training.data.people import People
 from training.evaluate_mosaics import held_out_mosaics, measure_mosaics
 from training.loop import read_log
-from training.metrics import lsp_torso, pck, pck_table
-from training.oks import set_ap
 
 Runs = list[tuple[str, list[dict[str, Any]]]]
 

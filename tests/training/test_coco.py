@@ -15,12 +15,11 @@ import torch
 from faster_coco_eval.core import mask as coco_mask
 
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.ap import evaluate_results, oks_ap, set_ap, truth_entries
+from edgepose.evaluation.coco import PictureSet, load_coco, load_crowdpose
 from edgepose.pipeline.poses import Poses
 from edgepose.skeleton import Skeleton, coco17, crowdpose14, lsp14
 from training.data.bottomup import Labels, PictureAugmentation, Together, WholePictures
-from training.data.coco import PictureSet, load_coco
-from training.data.crowdpose import load_crowdpose
-from training.oks import evaluate_results, oks_ap, set_ap, truth_entries
 
 Write = Callable[..., tuple[Path, Path]]
 

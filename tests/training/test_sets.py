@@ -16,18 +16,19 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.people import Pictures
+from edgepose.evaluation.scorers import CocoScorer, LspScorer, MpiiScorer
 from edgepose.skeleton import coco17, lsp14, mpii16
 from tests.fakes.perfect import Perfect
 from training.__main__ import main
 from training.checkpoints import read_state_dict
 from training.config import load_config
-from training.data.people import Crops, Pictures
+from training.data.crops import Crops
 from training.data.sets import load_people, load_test, load_unlabelled
 from training.evaluate import evaluate
 from training.export import model_spec
 from training.loop import Trainer, train
 from training.models import create
-from training.scorers import CocoScorer, LspScorer, MpiiScorer
 
 Write = Callable[..., Path]
 PARTS = ("head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")

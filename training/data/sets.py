@@ -9,17 +9,18 @@ import numpy as np
 from PIL import Image
 
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.coco import PictureSet, read_annotations
+from edgepose.evaluation.lsp import load_lsp
+from edgepose.evaluation.mpii import HeadTruth, head_box_file, load_head_truth, load_mpii
+from edgepose.evaluation.people import People, Pictures
+from edgepose.evaluation.scorers import CocoScorer, LspScorer, MpiiScorer, Scorer, countable
 from edgepose.pipeline.geometry import picture_box
 from edgepose.skeleton import SKELETONS, Skeleton
 from edgepose.sources import IMAGE_SUFFIXES
 from training.config import TrainConfig
-from training.data.coco import PictureSet, read_annotations
-from training.data.lsp import load_lsp, load_lspet, lspet_count
+from training.data.lspet import load_lspet, lspet_count
 from training.data.mosaics import Layout, Mosaic, Mosaics
-from training.data.mpii import HeadTruth, head_box_file, load_head_truth, load_mpii
-from training.data.people import People, Pictures
 from training.evaluate_mosaics import held_out_mosaics
-from training.scorers import CocoScorer, LspScorer, MpiiScorer, Scorer, countable
 
 __all__ = ["load_mosaics", "load_people", "load_pictures", "load_test", "load_unlabelled"]
 

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.ap import set_ap
+from edgepose.evaluation.coco import Candidates, PictureSet
+from edgepose.evaluation.metrics import lsp_torso, pck, pck_table, pckh_table
+from edgepose.evaluation.mpii import HeadTruth
+from edgepose.evaluation.people import People
 from edgepose.oks import oks_nms
 from edgepose.pipeline.geometry import box_to_region
 from edgepose.pipeline.poses import Poses
 from edgepose.pipeline.topdown import person_score
-from training.data.coco import Candidates, PictureSet
-from training.data.mpii import HeadTruth
-from training.data.people import People
-from training.metrics import lsp_torso, pck, pck_table, pckh_table
-from training.oks import set_ap
 
 __all__ = ["CocoScorer", "LspScorer", "MpiiScorer", "Scorer", "countable"]
 
