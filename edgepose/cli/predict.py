@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgepose.backends import RUNTIMES, read_model_spec
+from edgepose.backends import read_model_spec
+from edgepose.cli.arguments import add_machine_options, positive, scales, share
 from edgepose.cli.progress import Progress
 from edgepose.cli.writers import FORMATS, TEXT_FORMATS, infer_format, names_picture, open_writer
 from edgepose.errors import BackendUnavailableError, InvalidInputError
 from edgepose.estimator import DEFAULT_MODEL, Estimator, resolve_model
 from edgepose.optional import require_cv2
-from edgepose.pipeline.bottomup import check_scales
 from edgepose.result import PoseResult
 from edgepose.sources import Frame, FrameSource, Skip, open_source
 from edgepose.spec import ModelSpec
@@ -80,26 +80,26 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument(
         "--score-threshold",
-        type=_share,
+        type=share,
         metavar="SCORE",
         help="lowest score of a person that is found (default: 0.3, of bottom-up models 0.1)",
     )
     parser.add_argument(
         "--max-persons",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="at most so many persons that are found, the best (default: 30)",
     )
     parser.add_argument(
         "--nms",
-        type=_share,
+        type=share,
         metavar="SIMILARITY",
         help="drop persons more similar than this, from 0 to 1, to one with a higher score (default: keep "
         "all)",
     )
     parser.add_argument(
         "--scales",
-        type=_scales,
+        type=scales,
         metavar="LIST",
         help="average runs of a bottom-up model at these scales, for instance 0.5,1,2 (default: 1)",
     )
@@ -114,17 +114,7 @@ def add_parser(verbs: Any) -> None:
         action="store_true",
         help="average with the mirrored picture: more exact, twice the time",
     )
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all there are)")
-    parser.add_argument(
-        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:1 (default: auto)"
-    )
-    parser.add_argument(
-        "--runtime",
-        choices=RUNTIMES,
-        default="auto",
-        help="what runs the network (default: auto, tensorrt for an engine, else onnxruntime where it is "
-        "installed, else openvino)",
-    )
+    add_machine_options(parser)
     parser.set_defaults(run=run, parser=parser)
 
 
@@ -385,30 +375,3 @@ class _Window:
     def close(self) -> None:
         """Close the window."""
         self._cv2.destroyAllWindows()
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}; give a number from 0 to 1")
-    return value
-
-
-def _scales(text: str) -> tuple[float, ...]:
-    try:
-        scales = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}; give numbers, for instance 0.5,1,2") from None
-    try:
-        return check_scales(scales)
-    except InvalidInputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}; give a whole number of at least 1")
-    return int(text)
