@@ -171,7 +171,7 @@ def score_mpii(
     else:
         truth, located = HeadTruth.of_people(people), np.ones(len(people), bool)
     if limit is not None and limit < len(people):
-        rows = int(np.flatnonzero(located)[limit])
+        rows = int(np.flatnonzero(located)[limit - 1]) + 1
         truth = HeadTruth(truth.joints[:rows], truth.head_sizes[:rows], truth.counted[:rows])
         people, located = people[:limit], located[:rows]
     return MpiiScorer(people, located, truth)

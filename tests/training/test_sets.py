@@ -104,9 +104,12 @@ def test_data_that_does_not_fit(write_config: Write, small_data: Path, tmp_path:
     for annotation in content["annotations"]:
         annotation["keypoints"] = [0] * 51
     (root / "coco/nobody.json").write_text(json.dumps(content))
-    for name, text in (("train", "nothing to train on"), ("validation", "nobody to score")):
+    for name, text, where in (
+        ("train", "nothing to train on", "nobody"),
+        ("validation", "nobody to score", "6 pictures"),
+    ):
         changes = {f"{name}_annotations": "coco/nobody.json", "root": str(root)}
-        with pytest.raises(InvalidInputError, match=f"{text}; found no person .*nobody"):
+        with pytest.raises(InvalidInputError, match=f"{text}; found no person .*{where}"):
             load_people(load_config(write_config(**with_data(part("coco"), **changes))))
 
 
