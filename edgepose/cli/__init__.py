@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from edgepose import __version__
-from edgepose.cli import build, compare, doctor, info, predict, val
+from edgepose.cli import bench, build, compare, doctor, info, predict, val
 from edgepose.errors import EdgePoseError
 
 __all__ = ["main"]
 
-VERBS = (predict, info, build, compare, val, doctor)
+VERBS = (predict, info, build, compare, bench, val, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
