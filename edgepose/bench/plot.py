@@ -94,4 +94,4 @@ def _scale(most: float) -> NDArray[np.float64]:
     """Round values from 0 on, some six of them."""
     power = 10.0 ** np.floor(np.log10(most / 6))
     step = next((s * power for s in STEPS if s * power * 7 > most), 10 * power)
-    return np.arange(0, most + step / 2, step)
+    return np.arange(0, most, step)

@@ -35,7 +35,7 @@ def per_person(rows: list[Json]) -> float | None:
     if len(rows) < 2:
         return None
     few, many = rows[0], rows[-1]
-    growth = many["stages"]["total"]["p50"] - few["stages"]["total"]["p50"]
+    growth: float = many["stages"]["total"]["p50"] - few["stages"]["total"]["p50"]
     return round(growth / (many["persons"] - few["persons"]), 4)
 
 
@@ -130,7 +130,8 @@ def _lines(report: Json) -> Iterator[str]:
             for words, name in (("import", "import_ms"), ("open", "open_ms"), ("first call", "first_call_ms"))
         )
         yield f"{'start-up':<12} {start['total_ms']:.0f} ms: {stages}; median of {start['processes']}"
-        yield f"{'':<12} memory {_megabytes(start['called_mb'])} MB, at most {_megabytes(start['peak_mb'])} MB"
+        memory = [_megabytes(start[name]) for name in ("called_mb", "peak_mb")]
+        yield f"{'':<12} memory {memory[0]} MB, at most {memory[1]} MB"
     yield f"{'frames':<12} {width}x{height}, milliseconds a call"
     against = report.get("baseline") or {"rows": [], "differs": []}
     ratios = {row["persons"]: row["ratios"] for row in against["rows"]}

@@ -87,7 +87,8 @@ def _row(
     given = boxes if estimator.info.spec.task == "topdown" else None
     for _ in range(warmup):
         estimator(frame, boxes=given)
-    times, found = [], 0
+    times: list[tuple[float, ...]] = []
+    found = 0
     started = time.perf_counter()
     while len(times) < LEAST_CALLS or time.perf_counter() - started < seconds:
         clock = time.perf_counter()

@@ -21,8 +21,9 @@ _DESCRIPTION = """Measure how fast a model file runs on this machine.
 Frames show 1, 5, 10 and 30 copies of a photo of a person: a top-down model is given their boxes, a bottom-up
 model has to find them. Every call is timed whole, from decoded frame to result, and by stage: preprocess,
 inference, postprocess, and the rest of the call. Told are the median and the 95th and 99th percentile, the
-memory of the process, the way from a fresh process to the first result, and what decides the machine's speed:
-processor and governor, on a Jetson power mode and clocks. Reading files, cameras and drawing are not included."""
+memory of the process, the way from a fresh process to the first result, and what decides the machine's
+speed: processor and governor, on a Jetson power mode and clocks. Reading files, cameras and drawing are not
+included."""
 
 Json = dict[str, Any]
 
