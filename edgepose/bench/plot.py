@@ -12,7 +12,7 @@ from edgepose.bench.timing import STAGES
 from edgepose.errors import InvalidInputError
 from edgepose.optional import require_cv2
 
-__all__ = ["draw_report", "write_plot"]
+__all__ = ["check_format", "draw_report", "write_plot"]
 
 WIDTH, ROW, TOP, LEFT, RIGHT, BOTTOM = 1200, 64, 130, 150, 220, 60
 COLORS = {
@@ -25,19 +25,22 @@ STEPS = (1.0, 2.0, 5.0)
 """What the lines of the scale are apart, times a power of ten."""
 
 
+def check_format(path: Path) -> None:
+    """Refuse a file whose name says no format that pictures can be written in."""
+    if not require_cv2("a plot").haveImageWriter(f"x{path.suffix}"):
+        raise InvalidInputError(
+            f"cannot draw {path}; found no picture format for {path.suffix!r}; give a .png file"
+        )
+
+
 def write_plot(report: dict[str, Any], path: Path) -> None:
-    """Write the picture of a report, in the format that the file's name says.
+    """Write the picture of a report (`draw_report`), in the format that the file's name says.
 
     Raises:
-        InvalidInputError: OpenCV does not write that format.
+        InvalidInputError: there is no such format.
     """
-    cv2 = require_cv2("a plot")
-    try:
-        written, data = cv2.imencode(path.suffix or ".", draw_report(report))
-    except cv2.error:
-        written = False
-    if not written:
-        raise InvalidInputError(f"cannot draw {path}; found no format for {path.suffix!r}; give a .png file")
+    check_format(path)
+    _, data = require_cv2("a plot").imencode(path.suffix, draw_report(report))
     path.write_bytes(data.tobytes())
 
 

@@ -36,7 +36,8 @@ def per_person(rows: list[Json]) -> float | None:
         return None
     few, many = rows[0], rows[-1]
     growth: float = many["stages"]["total"]["p50"] - few["stages"]["total"]["p50"]
-    return round(growth / (many["persons"] - few["persons"]), 4)
+    more: int = many["persons"] - few["persons"]
+    return round(growth / more, 4)
 
 
 def read_report(path: Path) -> Json:
