@@ -49,7 +49,8 @@ def oks_matrix(
     Returns:
         (m, n) from 0 to 1.
     """
-    squared = np.square(np.asarray(others, np.float64) - np.asarray(keypoints)[:, None]).sum(-1)
+    squares = np.square(np.asarray(others, np.float64) - np.asarray(keypoints)[:, None])
+    squared = squares[..., 0] + squares[..., 1]
     shared = ~np.isnan(squared)
     mean_areas = (np.asarray(other_areas, np.float64) + np.asarray(areas)[:, None]) / 2 + np.spacing(1)
     similarity = np.exp(

@@ -62,7 +62,7 @@ class OneEuro:
 
     @name_nearest
     def __init__(
-        self, *, min_cutoff: float = 1.5, beta: float = 10.0, d_cutoff: float = 1.0, fps: float = 30.0
+        self, *, min_cutoff: float = 1.0, beta: float = 10.0, d_cutoff: float = 1.0, fps: float = 30.0
     ) -> None:
         check_number("min_cutoff", min_cutoff, 1e-3, None)
         check_number("beta", beta, 0, None)
@@ -158,8 +158,9 @@ class OneEuro:
     ) -> tuple[Floats, Floats]:
         """The present's share (n, k, 1) in the smoothed joints, and their velocity (n, k, 2)."""
         velocity = velocity + _weight(self._d_cutoff, passed) * (moved / passed - velocity)
-        size = np.maximum((boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0), 1)[:, None, None]
-        speed = np.sqrt(np.square(velocity).sum(axis=2, keepdims=True)) / size
+        sides = boxes[:, 2:] - boxes[:, :2]
+        size = np.maximum(np.maximum(sides[:, 0], sides[:, 1]), 1)[:, None, None]
+        speed = np.hypot(velocity[:, :, :1], velocity[:, :, 1:]) / size
         trust = LEAST_TRUST + (1 - LEAST_TRUST) * result.scores[:, :, None]
         return _weight(trust * (self._min_cutoff + self._beta * speed), passed), velocity
 

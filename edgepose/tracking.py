@@ -23,11 +23,10 @@ __all__ = ["Tracker"]
 COMMON_JOINTS = 3
 """Poses with fewer joints in common are compared by their boxes."""
 BOX_OVERLAP = 0.3
-BOX_AGE = 0.25
-"""Who matches no pose is looked for by the overlap of boxes, if last seen at most so many seconds ago."""
+"""Persons for whom no similar pose is found are also paired by boxes that overlap so much."""
 MEMORY = 0.15
 """Time constant of the velocities in seconds: about so long a past they are the mean of."""
-BODY_GLIDE = 0.6
+BODY_GLIDE = 1.0
 JOINT_GLIDE = 0.1
 """Time constants in seconds at which predicted motion dies away: that of the body as a whole, and that of the
 joints in it. Limbs swing to and fro, bodies go on."""
@@ -82,9 +81,9 @@ class _Persons:
     @classmethod
     def of(cls, result: PoseResult, min_score: float) -> _Persons:
         boxes = keypoint_boxes(result.keypoints)
-        sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
+        width, height = _width(boxes), _height(boxes)
         # A person seen from the side, or lying, has a narrow box.
-        area = np.maximum(sides.prod(axis=1), np.square(sides.max(axis=1, initial=0)) / 4)
+        area = np.maximum(width * height, np.square(np.maximum(width, height)) / 4)
         joints = result.keypoints.astype(np.float64)
         persons = cls(np.arange(len(result)), joints, boxes, area, result.person_scores)
         usable = (result.person_scores >= min_score) & np.isfinite(joints[:, :, 0]).any(axis=1)
@@ -190,6 +189,9 @@ class Tracker:
         self._stream = stream
         tracks = self._tracks or _Tracks.new(np.zeros((0, len(result.skeleton), 2)), np.zeros(0))
         tracks.age += self._step
+        recent = tracks.age <= self._max_age + 1e-9  # ages are sums of rounded steps
+        if not recent.all():
+            tracks = tracks.take(recent)
         persons = _Persons.of(result, self._min_score)
         predicted = self._predict(tracks, 0.0)
         rows, columns, persons = self._pair(tracks, predicted, persons, result.skeleton)
@@ -197,7 +199,7 @@ class Tracker:
         self._observe(tracks, rows, predicted[rows], persons.joints[columns], persons.area[columns])
         place = np.full(len(tracks.ids), -1)  # of each track in the result
         place[rows] = persons.index[columns]
-        keep = (place >= 0) | ((tracks.age <= self._max_age) & (tracks.ids > 0))
+        keep = (place >= 0) | (tracks.ids > 0)
         if not keep.all():
             tracks, place = tracks.take(keep), place[keep]
         fresh = persons.scores >= self._start_score
@@ -268,7 +270,7 @@ class Tracker:
         rows, columns = assign(similarity, self._threshold)
         if self._method == "oks" and len(rows) < min(similarity.shape):
             # What a fast or badly estimated movement made too different.
-            rest = np.where(tracks.age[:, None] <= BOX_AGE, overlap, 0)
+            rest = overlap.copy()
             rest[rows], rest[:, columns] = 0, 0
             more, others = assign(rest, BOX_OVERLAP)
             rows, columns = np.concatenate([rows, more]), np.concatenate([columns, others])
@@ -286,7 +288,8 @@ class Tracker:
         change = (joints - tracks.joints[rows]) / passed - velocity
         velocity += gain * np.where(np.isnan(change), 0, change)
         tracks.velocity[rows] = velocity
-        tracks.body[rows] = np.median(velocity, axis=1, keepdims=True)
+        middle = velocity.shape[1] // 2
+        tracks.body[rows] = np.sort(velocity, axis=1)[:, middle : middle + 1]  # the median
         tracks.joints[rows] = np.where(np.isnan(joints), predicted, joints)
         tracks.area[rows] += gain[:, 0, 0] * (area - tracks.area[rows])
         tracks.age[rows] = 0
@@ -319,12 +322,21 @@ def _glide(velocity: Floats, time: Floats, constant: float) -> Floats:
     return velocity * (-constant * np.expm1(-time / constant))
 
 
+def _width(boxes: NDArray[np.float32]) -> Floats:
+    return (boxes[:, 2] - boxes[:, 0]).astype(np.float64)
+
+
+def _height(boxes: NDArray[np.float32]) -> Floats:
+    return (boxes[:, 3] - boxes[:, 1]).astype(np.float64)
+
+
 def _overlaps(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> Floats:
     """Intersection over union of each of m boxes with each of n: (m, n)."""
     low = np.maximum(boxes[:, None, :2], others[:, :2])
     high = np.minimum(boxes[:, None, 2:], others[:, 2:])
-    both = np.maximum(high - low, 0).prod(axis=2, dtype=np.float64)
-    area, other = ((b[:, 2:] - b[:, :2]).prod(axis=1, dtype=np.float64) for b in (boxes, others))
+    sides = np.maximum(high - low, 0).astype(np.float64)
+    both = sides[..., 0] * sides[..., 1]
+    area, other = (_width(b) * _height(b) for b in (boxes, others))
     union = area[:, None] + other - both
     return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
 
