@@ -1,8 +1,8 @@
 """Follow and smooth the people of real videos: ``python benchmarks/tracking.py [--cache DIR]``.
 
-Prints how often a person who was marked by hand (tracking_truth.json) changes the number, what smoothing does to
-jitter and lag, and what both cost. The poses are those of the packaged models; with --cache they are kept as
-JSON lines and taken from there the next time.
+Prints how often a person who was marked by hand (tracking_truth.json) changes the number, what smoothing
+does to jitter and lag, and what both cost. The poses are those of the packaged models; with --cache they are
+kept as JSON lines and taken from there the next time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ TRACKERS: dict[str, dict[str, Any]] = {
     "duplicates kept": {"nms_threshold": None},
 }
 SHIFTS = np.arange(0, 8.01, 0.25)
+"""Frames."""
+WARM_UP = 20
 
 Tracks = dict[int, dict[int, np.ndarray]]
 
@@ -44,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shared", type=Path, default=Path(default), help="folder of the reference data")
     parser.add_argument("--cache", type=Path, help="folder that keeps the estimated poses")
+    parser.add_argument("--rounds", type=int, default=300, help="results of which each time is the median")
     arguments = parser.parse_args()
     videos = arguments.shared / "data" / "videos"
     print(describe() + "\n")
@@ -55,7 +59,7 @@ def main() -> None:
     single = estimated(videos / SQUATS, "single", arguments.cache)
     reference = np.array(json.loads((videos / SQUATS).with_suffix(".full.json").read_text()))[:, :, :2]
     print(smoothness(poses, single, reference) + "\n")
-    print(costs())
+    print(costs(arguments.rounds))
 
 
 def estimated(video: Path, kind: str, cache: Path | None) -> list[PoseResult]:
@@ -83,7 +87,9 @@ def estimate(video: Path, kind: str) -> Iterator[PoseResult]:
                 tracker.update(result)
                 yield result
         return
-    options: dict[str, Any] = {"multi": {"model": "multi"}, "topdown": {"detector": "multi"}, "single": {}}[kind]
+    options: dict[str, Any] = {"multi": {"model": "multi"}, "topdown": {"detector": "multi"}, "single": {}}[
+        kind
+    ]
     with Estimator(**options) as estimator:
         for frame in frames:
             yield estimator(frame)
@@ -93,13 +99,13 @@ def identities(truth: dict[str, Any], poses: dict[tuple[str, str], list[PoseResu
     rows = []
     for (name, kind), results in poses.items():
         for label, options in TRACKERS.items():
-            for every in (1, 5):
-                if kind == "reuse" and every > 1:
+            for every in (1, 5) if label == "default" else (1,):
+                if kind == "reuse" and (every > 1 or label != "default"):
                     continue
                 tracker = Tracker(**options)
                 tracked = [tracker.update(result) for result in results[::every]]
                 switches, found, main_number = follow(truth[name], tracked)
-                numbers = {number for result in tracked for number in result.track_ids.tolist()}
+                numbers = {number for result in tracked for number in ids(result)}
                 people = len(truth[name]["persons"])
                 row = [f"{name}, {POSES[kind]}, {label}, frames / {every}", str(people), f"{found:.0%}"]
                 rows.append([*row, str(switches), f"{main_number:.0%}", str(len(numbers))])
@@ -118,11 +124,10 @@ def follow(marks: dict[str, Any], tracked: list[PoseResult]) -> tuple[int, float
     owners: dict[str, Counter[int]] = {person: Counter() for person in places}
     switches = there = 0
     for result in tracked:
-        assert result.source is not None and result.track_ids is not None
-        frame = result.source.frame
+        frame = frame_of(result)
         here = {person: points[frame] for person, points in places.items() if frame in points}
         there += len(here)
-        free = dict(zip(result.track_ids.tolist(), chests(result), strict=True))
+        free = dict(zip(ids(result), chests(result), strict=True))
         gaps = sorted(
             (last.get(person) != number, float(np.hypot(*(chest - place))), person, number)
             for person, place in here.items()
@@ -144,7 +149,7 @@ def follow(marks: dict[str, Any], tracked: list[PoseResult]) -> tuple[int, float
 def between(points: list[list[int]], step: int) -> dict[int, np.ndarray]:
     """Place of a person in each frame between marks that are not further apart than a step."""
     places = {}
-    for first, second in zip(points, points[1:], strict=False):
+    for first, second in pairwise(points):
         length = second[0] - first[0]
         for frame in range(first[0], second[0] + 1) if length <= step else ():
             part = (frame - first[0]) / length
@@ -182,24 +187,41 @@ def smoothness(
         smoother = OneEuro()
         smoothed = [smoother.update(result) for result in tracked]
         before, after = tracks(tracked), tracks(smoothed)
-        first, last = tracked[0].source, tracked[-1].source
-        assert first is not None and last is not None
-        frame_ms = (last.time_ms - first.time_ms) / (len(tracked) - 1)
+        frame_ms = (tracked[-1].source.time_ms - tracked[0].source.time_ms) / (len(tracked) - 1)
         rough, smooth = jitter(before), jitter(after)
-        row = [f"{name}, {POSES.get(kind, 'default')}", f"{1000 / frame_ms:.0f}", f"{rough:.1f}", f"{smooth:.1f}"]
+        row = [
+            f"{name}, {POSES.get(kind, 'default')}",
+            f"{1000 / frame_ms:.0f}",
+            f"{rough:.1f}",
+            f"{smooth:.1f}",
+        ]
         row += [f"{1 - smooth / rough:.0%}", f"{lag(before, after) * frame_ms:.0f}"]
-        far = [f"{error(each, reference):.1f}" for each in (tracked, smoothed)] if kind == "single" else ["-"] * 2
+        far = (
+            [f"{error(each, reference):.1f}" for each in (tracked, smoothed)]
+            if kind == "single"
+            else ["-"] * 2
+        )
         rows.append(row + far)
     heads = ["video, poses", "frames/s", "jitter px", "smoothed px", "less by", "lag ms"]
     return table([*heads, "distance to the reference px", "smoothed px"], rows)
+
+
+def frame_of(result: PoseResult) -> int:
+    assert result.source is not None
+    assert result.source.frame is not None
+    return result.source.frame
+
+
+def ids(result: PoseResult) -> list[int]:
+    assert result.track_ids is not None
+    return result.track_ids.tolist()
 
 
 def tracks(results: list[PoseResult]) -> Tracks:
     """The joints of each person by place in the stream."""
     found: Tracks = {}
     for place, result in enumerate(results):
-        assert result.track_ids is not None
-        for number, joints in zip(result.track_ids.tolist(), result.keypoints, strict=True):
+        for number, joints in zip(ids(result), result.keypoints, strict=True):
             found.setdefault(number, {})[place] = joints
     return found
 
@@ -236,24 +258,24 @@ def error(results: list[PoseResult], reference: np.ndarray) -> float:
     """Mean distance to the reference's joints, of twelve per frame."""
     gaps = []
     for result in results:
-        assert result.source is not None and result.source.frame is not None
+        frame = frame_of(result)
         for person in result:
             for name, places in REFERENCE.items():
                 for side, place in zip(("left", "right"), places, strict=True):
                     joint = person[f"{side}_{name}"]
-                    gaps.append(np.hypot(*(reference[result.source.frame, place] - (joint.x, joint.y))))
+                    gaps.append(np.hypot(*(reference[frame, place] - (joint.x, joint.y))))
     return float(np.nanmean(gaps))
 
 
-def costs() -> str:
+def costs(rounds: int) -> str:
     rows = []
     for n in (1, 10, 30):
         rng = np.random.default_rng(0)
         stand = rng.uniform(0, 1, (n, 17, 2)) * [80, 200] + np.arange(n)[:, None, None] * [100, 0]
-        results = [people(stand + rng.normal(0, 2, stand.shape) + [t, 0]) for t in range(300)]
+        results = [people(stand + rng.normal(0, 2, stand.shape) + [t, 0]) for t in range(WARM_UP + rounds)]
         tracker = Tracker()
         tracked = [tracker.update(result) for result in results]
-        assert all(len(result) == n for result in tracked[10:])
+        assert all(len(result) == n for result in tracked[WARM_UP:])
         tracker.reset()
         row = [str(n), f"{median_ms(tracker.update, results):.3f}"]
         for each in (tracked, [replace(result, covariance=None) for result in tracked]):
@@ -276,7 +298,7 @@ def median_ms(update: Callable[[PoseResult], PoseResult], results: list[PoseResu
         started = time.perf_counter()
         update(result)
         times.append((time.perf_counter() - started) * 1e3)
-    return float(np.median(times[20:]))
+    return float(np.median(times[WARM_UP:]))
 
 
 if __name__ == "__main__":

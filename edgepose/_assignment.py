@@ -49,7 +49,8 @@ def _solve(gain: NDArray[np.floating]) -> NDArray[np.int64]:
     owner = [-1] * m
     for start in range(n):
         reach, before = [np.inf] * m, [-1] * m
-        left, done = set(range(m)), []
+        left = set(range(m))
+        done: list[int] = []
         row, last = start, -1
         while True:
             values, price = table[row], row_price[row]

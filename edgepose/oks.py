@@ -29,7 +29,10 @@ def oks(
         (n,) from 0 to 1.
     """
     pose = np.asarray(keypoints)[None]
-    return oks_matrix(pose, others, np.atleast_1d(area), np.asarray(other_areas), sigmas)[0]
+    result: NDArray[np.float64] = oks_matrix(
+        pose, others, np.atleast_1d(area), np.asarray(other_areas), sigmas
+    )[0]
+    return result
 
 
 def oks_matrix(

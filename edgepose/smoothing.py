@@ -86,13 +86,13 @@ class OneEuro:
 
         Args:
             result: the poses, with ``track_ids`` (of `Tracker`) where there are several persons.
-            timestamp: when the picture was taken, in seconds; None: from ``result.source`` by its time in the
-                video or the number of its frame, else ``1 / fps`` after the last.
+            timestamp: when the picture was taken, in seconds; None: from ``result.source`` by its time in
+                the video or the number of its frame, else ``1 / fps`` after the last.
 
         Returns:
             The result with smoothed ``keypoints``. ``covariance`` becomes the second moments of the mixture
             that the filter makes of the present and the past distributions. Boxes that are those of the
-            joints follow them, others stay. A joint that is missing stays so, and starts anew when it is back.
+            joints follow them, others stay. A missing joint stays so, and starts anew when it is back.
 
         Raises:
             InvalidInputError: several persons without ``track_ids``, an id twice, another skeleton than
@@ -135,15 +135,15 @@ class OneEuro:
             result,
             keypoints=keypoints,
             boxes=np.where(tight, keypoint_boxes(keypoints), result.boxes),
-            covariance=covariance,
+            covariance=None if covariance is None else covariance.astype(np.float32),
         )
 
     def _identities(self, result: PoseResult) -> list[int]:
         if result.track_ids is None:
             if len(result) > 1:
                 raise InvalidInputError(
-                    f"smoothing needs to know who is who; found {len(result)} persons without track_ids; give "
-                    "the results of Tracker.update, or those of a model for one person"
+                    f"smoothing needs to know who is who; found {len(result)} persons without track_ids; "
+                    "give the results of Tracker.update, or those of a model for one person"
                 )
             return [0] * len(result)
         ids: list[int] = result.track_ids.tolist()

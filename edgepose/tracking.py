@@ -168,22 +168,24 @@ class Tracker:
 
         Args:
             result: the poses; its own ``track_ids`` are not used.
-            timestamp: when the picture was taken, in seconds; None: from ``result.source`` by its time in the
-                video or the number of its frame, else ``1 / fps`` after the last.
+            timestamp: when the picture was taken, in seconds; None: from ``result.source`` by its time in
+                the video or the number of its frame, else ``1 / fps`` after the last.
 
         Returns:
             The result with ``track_ids`` (n,) int64, from 1 in the order in which persons got them, none
             twice, none ever given to another person. Persons who have no number are left out.
 
         Raises:
-            InvalidInputError: the skeleton or the size of the pictures changed, or the timestamp did not grow.
+            InvalidInputError: the skeleton or the size of the pictures changed, or the timestamp did not
+                grow.
         """
-        stream = (result.skeleton, tuple(result.image_size))
+        height, width = result.image_size
+        stream = (result.skeleton, (height, width))
         if self._stream is not None and stream != self._stream:
-            skeleton, (height, width) = self._stream
+            skeleton, (old_height, old_width) = self._stream
             raise InvalidInputError(
-                f"a tracker follows one stream; found {result.skeleton.name!r} at {stream[1][1]}x{stream[1][0]} "
-                f"after {skeleton.name!r} at {width}x{height}; call reset(), or use a tracker for each stream"
+                f"a tracker follows one stream; found {result.skeleton.name!r} at {width}x{height} after "
+                f"{skeleton.name!r} at {old_width}x{old_height}; call reset(), or use one for each stream"
             )
         self._step = self._clock.step(result, timestamp)
         self._stream = stream
@@ -253,7 +255,7 @@ class Tracker:
         self, tracks: _Tracks, predicted: Floats, persons: _Persons, skeleton: Skeleton
     ) -> tuple[Indices, Indices, _Persons]:
         """Pairs of tracks and persons, and the persons without duplicates that the pairs index."""
-        overlap = _overlaps(keypoint_boxes(predicted), persons.boxes)
+        overlap = _overlaps(keypoint_boxes(predicted.astype(np.float32)), persons.boxes)
         similarity = overlap
         if self._method == "oks" and overlap.size:
             there = np.isfinite(predicted[:, :, 0]).astype(np.float32)
@@ -338,7 +340,8 @@ def _overlaps(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> Floats
     both = sides[..., 0] * sides[..., 1]
     area, other = (_width(b) * _height(b) for b in (boxes, others))
     union = area[:, None] + other - both
-    return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+    overlaps: Floats = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+    return overlaps
 
 
 def _without_duplicates(alike: NDArray[np.bool_], quality: NDArray[np.floating]) -> NDArray[np.bool_]:

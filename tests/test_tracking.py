@@ -53,7 +53,8 @@ def test_the_persons_stay_as_they_are() -> None:
     for name in ("keypoints", "scores", "boxes", "person_scores", "covariance"):
         np.testing.assert_array_equal(getattr(result, name), getattr(expected, name), name)
     assert ids(result) == [1, 2]
-    assert result.track_ids is not None and result.track_ids.dtype == np.int64
+    assert result.track_ids is not None
+    assert result.track_ids.dtype == np.int64
     assert (result.source, result.image_size, result.timings) == (shown.source, SIZE, shown.timings)
 
 
@@ -89,7 +90,9 @@ def test_limbs_may_swing_far() -> None:
     tracker = Tracker(min_hits=1)
     waving = person(600)
     for t in range(40):
-        waving[[7, 9]] = waving[5] + np.array([[60 * np.cos(t), 60 * np.sin(t)], [120 * np.cos(t), 120 * np.sin(t)]])
+        waving[[7, 9]] = waving[5] + np.array(
+            [[60 * np.cos(t), 60 * np.sin(t)], [120 * np.cos(t), 120 * np.sin(t)]]
+        )
         assert ids(tracker.update(picture([waving]))) == [1]
 
 
@@ -124,7 +127,10 @@ def test_leaving_and_appearing() -> None:
         people += [person(900)] if t >= 10 else []
         people += [person(200)] if t >= 40 else []
         seen.append(ids(tracker.update(picture(people))))
-    assert seen[5] == [1] and seen[15] == [1, 2] and seen[30] == [2] and seen[50] == [2, 3]
+    assert seen[5] == [1]
+    assert seen[15] == [1, 2]
+    assert seen[30] == [2]
+    assert seen[50] == [2, 3]
     tracker.reset()
     assert ids(tracker.update(picture([person(200)]))) == [1]
 
@@ -170,7 +176,9 @@ def test_pictures_without_usable_persons() -> None:
     tracker = Tracker(min_hits=1)
     for shown in (picture([]), picture([NAN]), PoseResult.empty(coco17, SIZE)):
         result = tracker.update(shown)
-        assert len(result) == 0 and result.track_ids is not None and result.track_ids.shape == (0,)
+        assert len(result) == 0
+        assert result.track_ids is not None
+        assert result.track_ids.shape == (0,)
         assert tracker.predict_boxes().shape == (0, 4)
     assert ids(tracker.update(picture([NAN, person(500)]))) == [1]
 
@@ -185,7 +193,9 @@ def test_trackers_share_nothing() -> None:
 def test_another_stream_is_refused() -> None:
     tracker = Tracker(min_hits=1)
     tracker.update(picture([person(500)]))
-    with pytest.raises(InvalidInputError, match=r"found 'coco17' at 640x480 after 'coco17' at 1280x720; call reset"):
+    with pytest.raises(
+        InvalidInputError, match=r"found 'coco17' at 640x480 after 'coco17' at 1280x720; call reset"
+    ):
         tracker.update(picture([person(500)], image_size=(480, 640)))
     with pytest.raises(InvalidInputError, match="found 'lsp14'"):
         tracker.update(PoseResult.empty(lsp14, SIZE))
@@ -223,14 +233,23 @@ def test_unusable_options(option: str, value: Any) -> None:
 def test_boxes_for_the_next_picture() -> None:
     tracker = Tracker()
     for t in range(20):
-        people = [person(200 + 12 * t), only(person(1250, height=200), [0, 5, 6, 7]), only(person(900), [0, 1])]
+        people = [
+            person(200 + 12 * t),
+            only(person(1250, height=200), [0, 5, 6, 7]),
+            only(person(900), [0, 1]),
+        ]
         tracker.update(picture(people))
     boxes = tracker.predict_boxes()
-    assert boxes.dtype == np.float32 and boxes.shape == (2, 4)  # two joints give no box
+    assert boxes.dtype == np.float32
+    assert boxes.shape == (2, 4)
     following = person(200 + 12 * 20)
-    np.testing.assert_allclose((boxes[0, :2] + boxes[0, 2:]) / 2, (following.min(0) + following.max(0)) / 2, atol=5)
-    assert (boxes[0, :2] < following.min(0)).all() and (boxes[0, 2:] > following.max(0)).all()
-    assert boxes[:, [0, 2]].max() <= SIZE[1] - 1 and boxes.min() >= 0
+    np.testing.assert_allclose(
+        (boxes[0, :2] + boxes[0, 2:]) / 2, (following.min(0) + following.max(0)) / 2, atol=5
+    )
+    assert (boxes[0, :2] < following.min(0)).all()
+    assert (boxes[0, 2:] > following.max(0)).all()
+    assert boxes[:, [0, 2]].max() <= SIZE[1] - 1
+    assert boxes.min() >= 0
     later, now = tracker.predict_boxes(5 / 30), tracker.predict_boxes(0)
     assert now[0, 0] < boxes[0, 0] < later[0, 0]
     # Who is not seen now has no box.
@@ -284,9 +303,11 @@ def test_numbers_are_unique_and_never_come_back(
 def test_pairs_of_greatest_sum(m: int, n: int, seed: int, digits: int, least: float) -> None:
     similarity = np.random.default_rng(seed).random((m, n)).round(digits)
     rows, columns = assign(similarity, least)
-    assert len(set(columns.tolist())) == len(columns) and (np.diff(rows) > 0).all()
+    assert len(set(columns.tolist())) == len(columns)
+    assert (np.diff(rows) > 0).all()
     chosen = similarity[rows, columns]
-    assert (chosen >= least).all() and (chosen > 0).all()
+    assert (chosen >= least).all()
+    assert (chosen > 0).all()
     gain = np.where(similarity >= least, similarity, 0)
     wide = gain if m <= n else gain.T
     best = max(
