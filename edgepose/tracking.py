@@ -126,7 +126,7 @@ class Tracker:
         method: Literal["oks", "iou"] = "oks",
         threshold: float = 0.2,
         nms_threshold: float | None = 0.4,
-        max_age: float = 1.0,
+        max_age: float = 2.0,
         min_hits: int = 3,
         min_score: float = 0.1,
         start_score: float = 0.2,
@@ -269,13 +269,19 @@ class Tracker:
             if not single.all():
                 persons = persons.take(single)
                 overlap, similarity = overlap[:, single], similarity[:, single]
-        rows, columns = assign(similarity, self._threshold)
-        if self._method == "oks" and len(rows) < min(similarity.shape):
-            # What a fast or badly estimated movement made too different.
-            rest = overlap.copy()
-            rest[rows], rest[:, columns] = 0, 0
-            more, others = assign(rest, BOX_OVERLAP)
-            rows, columns = np.concatenate([rows, more]), np.concatenate([columns, others])
+        # Those who have a number choose first; what a fast or badly estimated movement made too different is
+        # found by boxes.
+        steps = [(similarity, self._threshold)]
+        if self._method == "oks":
+            steps.append((overlap, BOX_OVERLAP))
+        rows = columns = np.zeros(0, np.int64)
+        for group in (tracks.ids > 0, tracks.ids == 0):
+            for table, least in steps:
+                if group.any() and len(columns) < table.shape[1]:
+                    left = np.where(group[:, None], table, 0)
+                    left[rows], left[:, columns] = 0, 0
+                    more, others = assign(left, least)
+                    rows, columns = np.concatenate([rows, more]), np.concatenate([columns, others])
         return rows, columns, persons
 
     def _observe(

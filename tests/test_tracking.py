@@ -106,7 +106,7 @@ def test_who_stays_away_too_long_is_new() -> None:
 @pytest.mark.parametrize("kind", ["given", "video", "frames"])
 def test_age_is_measured_in_seconds(kind: str) -> None:
     for pause, same in ((0.9, True), (1.1, False)):
-        tracker = Tracker(min_hits=1, fps=50)
+        tracker = Tracker(min_hits=1, max_age=1.0, fps=50)
         for time in (10.0, 10.0 + pause):
             fields = {"video": {"time_ms": time * 1000}, "frames": {"frame": round(time * 50)}}.get(kind, {})
             result = tracker.update(picture([person(500)], **fields), time if kind == "given" else None)
@@ -163,6 +163,15 @@ def test_a_person_found_twice_is_one() -> None:
         found, both = ids(tracker.update(shown)), ids(all_kept.update(shown))
     assert found == [1, 2]
     assert sorted(both) == [1, 2, 3]
+
+
+def test_who_has_a_number_goes_before_a_newcomer() -> None:
+    """A new person's second pose lies nearer to the newcomer, but may be that of the one with a number."""
+    tracker = Tracker(min_hits=3, motion=False)
+    for _ in range(5):
+        tracker.update(picture([person(500)]))
+    assert ids(tracker.update(picture([person(500), person(560)]))) == [1]
+    assert ids(tracker.update(picture([person(532)]))) == [1]
 
 
 def test_scores() -> None:
