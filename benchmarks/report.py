@@ -40,8 +40,8 @@ SECTIONS = (
         "tracking.py",
         "People of a street and of a gymnastics video, marked by hand: in how many frames they are found, "
         "how often their number changes, and in how many of these frames they have the number that each has "
-        "most. Jitter is the mean second difference of the joints from frame to frame; lag the shift by which "
-        "the smoothed joints lie nearest to the others, by the median. The packaged models are weak in "
+        "most. Jitter is the mean second difference of the joints from frame to frame; lag the shift by "
+        "which the smoothed joints lie nearest to the others, by the median. The packaged models are weak in "
         "crowds: numbers change where poses jump from one person to another.",
     ),
     (

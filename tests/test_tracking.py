@@ -146,6 +146,25 @@ def test_boxes_tell_where_few_joints_are_common() -> None:
     assert numbers(far, picture([parts[0]]), picture([parts[1] + 500.0])) == [[1], [2]]
 
 
+def test_a_single_joint_in_common_says_little() -> None:
+    """Someone's foot lies exactly where the other's was, whose pose has changed a little meanwhile."""
+    there = only(person(600), list(range(8, 17)))
+    moved = there + np.array([16, 10])
+    other = only(there, [16])
+    other[[5, 6, 7]] = there[16] + [[60, -150], [100, -150], [120, -60]]
+    tracker = Tracker(min_hits=1)
+    assert numbers(tracker, picture([there]), picture([other, moved])) == [[1], [2, 1]]
+
+
+def test_boxes_tell_where_the_pose_is_another() -> None:
+    """Left and right taken for one another, and arms thrown up."""
+    before = only(person(600), list(range(5, 17)))
+    after = before[coco17.flip_permutation]
+    after[[7, 8, 9, 10]] -= [0, 120]
+    tracker = Tracker(min_hits=1)
+    assert numbers(tracker, picture([before]), picture([after])) == [[1], [1]]
+
+
 def test_joints_that_come_and_go() -> None:
     tracker = Tracker(min_hits=1)
     for t in range(30):
