@@ -258,14 +258,15 @@ class Tracker:
         overlap = _overlaps(keypoint_boxes(predicted.astype(np.float32)), persons.boxes)
         similarity = overlap
         if self._method == "oks" and overlap.size:
-            there = np.isfinite(predicted[:, :, 0]).astype(np.float32)
-            common = there @ np.isfinite(persons.joints[:, :, 0]).astype(np.float32).T
+            common = _common_joints(predicted, persons.joints)
             similar = oks_matrix(predicted, persons.joints, tracks.area, persons.area, skeleton.sigmas)
             similarity = np.where(common >= COMMON_JOINTS, similar, overlap)
         if self._nms_threshold is not None and len(persons.index) > 1:
             alike = oks_matrix(persons.joints, persons.joints, persons.area, persons.area, skeleton.sigmas)
-            quality = persons.scores + similarity.max(axis=0, initial=0)
-            single = _without_duplicates(alike > self._nms_threshold, quality)
+            common = _common_joints(persons.joints, persons.joints)
+            own = np.minimum(common.diagonal(), COMMON_JOINTS)
+            same = (alike > self._nms_threshold) & (common >= np.minimum(own, own[:, None]))
+            single = _without_duplicates(same, persons.scores + similarity.max(axis=0, initial=0))
             if not single.all():
                 persons = persons.take(single)
                 overlap, similarity = overlap[:, single], similarity[:, single]
@@ -328,6 +329,12 @@ class Tracker:
 def _glide(velocity: Floats, time: Floats, constant: float) -> Floats:
     """Way of a motion that dies away exponentially."""
     return velocity * (-constant * np.expm1(-time / constant))
+
+
+def _common_joints(joints: Floats, others: Floats) -> Floats:
+    """How many joints each of m poses has in common with each of n: (m, n)."""
+    there, here = (np.isfinite(each[:, :, 0]).astype(np.float64) for each in (joints, others))
+    return np.asarray(there @ here.T)
 
 
 def _width(boxes: NDArray[np.float32]) -> Floats:

@@ -193,6 +193,17 @@ def test_who_has_a_number_goes_before_a_newcomer() -> None:
     assert ids(tracker.update(picture([person(532)]))) == [1]
 
 
+def test_parts_of_a_person_go_with_the_whole() -> None:
+    """Those that share all they have, or enough; not who shares a joint alone."""
+    whole = only(person(600), list(range(5, 17)))
+    part, single = only(person(600), [0, 9, 10, 11]), only(person(600), [14])
+    beside = only(person(600), [16]) + 0.0
+    beside[[0, 1, 2]] = whole[16] + [[60, -150], [70, -155], [80, -150]]
+    tracker = Tracker(min_hits=1)
+    result = tracker.update(picture([whole, single, beside, part], scores=[0.9, 0.5, 0.6, 0.7]))
+    np.testing.assert_array_equal(result.keypoints, picture([whole, beside]).keypoints)
+
+
 def test_scores() -> None:
     tracker = Tracker(min_hits=1, start_score=0.5, min_score=0.2)
     scores = (0.4, 0.6, 0.3, 0.1, 0.3)
