@@ -45,6 +45,12 @@ SECTIONS = (
         "crowds: numbers change where poses jump from one person to another.",
     ),
     (
+        "Drawing",
+        "drawing.py",
+        "Poses of 17 joints drawn on a picture: on the picture itself, on a copy, and with options; and what "
+        "the edge and vertex annotators of supervision take.",
+    ),
+    (
         "Start-up",
         "startup.py",
         "Importing the package, and the way to the first result of the packaged model.",

@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgepose.drawing import draw_pose
+    from edgepose.drawing import Palette, draw_heatmaps, draw_pose
     from edgepose.errors import (
         BackendUnavailableError,
         BuildError,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "drawing": ("draw_pose",),
+    "drawing": ("Palette", "draw_heatmaps", "draw_pose"),
     "errors": (
         "BackendUnavailableError",
         "BuildError",
@@ -75,6 +75,7 @@ __all__ = [
     "ModelNotFoundError",
     "ModelSpec",
     "OneEuro",
+    "Palette",
     "ParityError",
     "Person",
     "PoseResult",
@@ -86,6 +87,7 @@ __all__ = [
     "__version__",
     "coco17",
     "crowdpose14",
+    "draw_heatmaps",
     "draw_pose",
     "kernels",
     "lsp14",

@@ -371,6 +371,42 @@ class Estimator:
 
         return results()
 
+    @name_nearest
+    def heatmaps(
+        self, image: ImageLike, boxes: ArrayLike | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """The network's own maps of a picture, to be looked at (`edgepose.draw_heatmaps`) or decoded.
+
+        Args:
+            image: path, BGR uint8 array (H, W, 3) or `Frame`.
+            boxes: as in a call; without them the detector or the whole picture serves.
+
+        Returns:
+            Maps (n, k, h, w), raw, and the affine (n, 2, 3) from the pixels of each to those of the picture.
+            Of a top-down model n counts the persons, in the order of their boxes, and the flip test is
+            averaged; of a bottom-up model n is 1, the run at the largest scale alone.
+
+        Raises:
+            InvalidInputError: the picture or a box is not usable, or the maps stay on a GPU.
+        """
+        frame = to_frame(image, "image")
+        with self._lock:
+            self._check_usable()
+            self._check_memory([frame.image])
+            if self._bottom_up is not None:
+                self._refuse_boxes([boxes], ["boxes"])
+                found = self._bottom_up.heatmaps(frame.image)
+            else:
+                assert self._top_down is not None
+                (persons,) = self._persons([frame.image], [boxes], ["boxes"])
+                found = self._top_down.heatmaps(frame.image, persons)
+        if found is None:
+            raise InvalidInputError(
+                "heatmaps cannot be given; found that the whole frame runs on the GPU, where they stay; "
+                'open the model with kernels="native" or "numpy"'
+            )
+        return found
+
     def warmup(self, runs: int = 2) -> None:
         """Run on an empty picture, so that the first real call is as fast as the later ones.
 
@@ -469,27 +505,40 @@ class Estimator:
     ) -> tuple[list[Poses], StageTimes]:
         """All persons of the pictures, or of their boxes."""
         images = [item.image for item in frames]
+        self._check_memory(images)
+        if self._bottom_up is not None:
+            self._refuse_boxes(boxes, names)
+            return self._bottom_up(images)
+        assert self._top_down is not None
+        return self._top_down(images, self._persons(images, boxes, names))
+
+    def _check_memory(self, images: list[NDArray[np.uint8]]) -> None:
+        """Refuse pictures in device memory where the pipeline cannot take them."""
         if self._gpu is None and any(isinstance(image, DevicePicture) for image in images):
             raise InvalidInputError(
                 "a picture in device memory cannot be used; found that crops and decoding run on the CPU "
                 f"({self.info.backend.get('pipeline', 'as the network does')}); give a numpy array, or run a "
                 "TensorRT engine with edgepose's CUDA kernels"
             )
-        if self._bottom_up is not None:
-            for given, name in zip(boxes, names, strict=True):
-                if given is not None:
-                    raise InvalidInputError(
-                        f"{name} cannot be used; {self.info.spec.name!r} is bottom-up and finds the persons "
-                        "itself; leave it out, or take a top-down model"
-                    )
-            return self._bottom_up(images)
-        assert self._top_down is not None
+
+    def _refuse_boxes(self, boxes: Sequence[Any], names: Sequence[str]) -> None:
+        for given, name in zip(boxes, names, strict=True):
+            if given is not None:
+                raise InvalidInputError(
+                    f"{name} cannot be used; {self.info.spec.name!r} is bottom-up and finds the persons "
+                    "itself; leave it out, or take a top-down model"
+                )
+
+    def _persons(
+        self, images: list[NDArray[np.uint8]], boxes: Sequence[Any], names: Sequence[str]
+    ) -> list[PersonBoxes]:
+        """Where a top-down model looks for persons: the given boxes, the detector's, or whole pictures."""
         known = [self._known_boxes(*each) for each in zip(images, boxes, names, strict=True)]
         rest = [image for image, persons in zip(images, known, strict=True) if persons is None]
         found: Iterator[PersonBoxes] = iter(())
         if self._detector is not None and rest:
             found = iter(detect(self._detector, rest, self._max_persons, self.info.spec.padding))
-        return self._top_down(images, [next(found) if persons is None else persons for persons in known])
+        return [next(found) if persons is None else persons for persons in known]
 
     def _choose(self, poses: Poses, given: Any, everybody: bool) -> Poses:
         """The persons to return: those that the caller gave, else by threshold, similarity and number.

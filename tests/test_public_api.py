@@ -15,9 +15,10 @@ import edgepose
 PUBLIC = {
     "BackendUnavailableError", "BuildError", "CalibrationError", "Decoder", "EdgePoseError",
     "EngineMismatchError", "Estimator", "EstimatorInfo", "Frame", "FrameSource", "Grouping",
-    "InvalidInputError", "Joint", "ModelFormatError", "ModelNotFoundError", "ModelSpec", "OneEuro", "ParityError",
-    "Person", "PoseResult", "Skeleton", "Skip", "Source", "Timings", "Tracker", "__version__", "coco17",
-    "crowdpose14", "draw_pose", "kernels", "lsp14", "mpii16", "open_source", "read_image",
+    "InvalidInputError", "Joint", "ModelFormatError", "ModelNotFoundError", "ModelSpec", "OneEuro", "Palette",
+    "ParityError", "Person", "PoseResult", "Skeleton", "Skip", "Source", "Timings", "Tracker", "__version__",
+    "coco17", "crowdpose14", "draw_heatmaps", "draw_pose", "kernels", "lsp14", "mpii16", "open_source",
+    "read_image",
 }  # fmt: skip
 
 
