@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from edgepose.estimator import Estimator, EstimatorInfo
     from edgepose.result import Joint, Person, PoseResult, Source, Timings
     from edgepose.skeleton import Skeleton, coco17, crowdpose14, lsp14, mpii16
+    from edgepose.smoothing import OneEuro
     from edgepose.sources import Frame, FrameSource, Skip, open_source, read_image
     from edgepose.spec import Decoder, Grouping, ModelSpec
+    from edgepose.tracking import Tracker
 
 __version__ = "0.1.0"
 
@@ -50,8 +52,10 @@ _MODULES = {
     "estimator": ("Estimator", "EstimatorInfo"),
     "result": ("Joint", "Person", "PoseResult", "Source", "Timings"),
     "skeleton": ("Skeleton", "coco17", "crowdpose14", "lsp14", "mpii16"),
+    "smoothing": ("OneEuro",),
     "sources": ("Frame", "FrameSource", "Skip", "open_source", "read_image"),
     "spec": ("Decoder", "Grouping", "ModelSpec"),
+    "tracking": ("Tracker",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -72,6 +76,7 @@ __all__ = [
     "ModelFormatError",
     "ModelNotFoundError",
     "ModelSpec",
+    "OneEuro",
     "OnnxDetector",
     "Palette",
     "ParityError",
@@ -81,6 +86,7 @@ __all__ = [
     "Skip",
     "Source",
     "Timings",
+    "Tracker",
     "__version__",
     "coco17",
     "crowdpose14",
