@@ -12,7 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgepose.drawing import draw_pose
+    from edgepose.detectors import OnnxDetector
+    from edgepose.drawing import Palette, draw_heatmaps, draw_pose
     from edgepose.errors import (
         BackendUnavailableError,
         BuildError,
@@ -27,13 +28,16 @@ if TYPE_CHECKING:
     from edgepose.estimator import Estimator, EstimatorInfo
     from edgepose.result import Joint, Person, PoseResult, Source, Timings
     from edgepose.skeleton import Skeleton, coco17, crowdpose14, lsp14, mpii16
+    from edgepose.smoothing import OneEuro
     from edgepose.sources import Frame, FrameSource, Skip, open_source, read_image
     from edgepose.spec import Decoder, Grouping, ModelSpec
+    from edgepose.tracking import Tracker
 
 __version__ = "0.1.0"
 
 _MODULES = {
-    "drawing": ("draw_pose",),
+    "detectors": ("OnnxDetector",),
+    "drawing": ("Palette", "draw_heatmaps", "draw_pose"),
     "errors": (
         "BackendUnavailableError",
         "BuildError",
@@ -48,8 +52,10 @@ _MODULES = {
     "estimator": ("Estimator", "EstimatorInfo"),
     "result": ("Joint", "Person", "PoseResult", "Source", "Timings"),
     "skeleton": ("Skeleton", "coco17", "crowdpose14", "lsp14", "mpii16"),
+    "smoothing": ("OneEuro",),
     "sources": ("Frame", "FrameSource", "Skip", "open_source", "read_image"),
     "spec": ("Decoder", "Grouping", "ModelSpec"),
+    "tracking": ("Tracker",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -70,6 +76,9 @@ __all__ = [
     "ModelFormatError",
     "ModelNotFoundError",
     "ModelSpec",
+    "OneEuro",
+    "OnnxDetector",
+    "Palette",
     "ParityError",
     "Person",
     "PoseResult",
@@ -77,9 +86,11 @@ __all__ = [
     "Skip",
     "Source",
     "Timings",
+    "Tracker",
     "__version__",
     "coco17",
     "crowdpose14",
+    "draw_heatmaps",
     "draw_pose",
     "kernels",
     "lsp14",

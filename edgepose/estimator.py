@@ -24,9 +24,9 @@ from edgepose._inputs import (
     name_nearest,
     to_frame,
 )
-from edgepose.backends import device_network, open_backend, read_model_spec
+from edgepose.backends import carries_spec, device_network, open_backend, read_model_spec
 from edgepose.backends.base import sides_of
-from edgepose.detectors import Detector, PersonFinder, detect
+from edgepose.detectors import Detector, OnnxDetector, PersonFinder, detect
 from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelNotFoundError
 from edgepose.oks import oks_nms
 from edgepose.pipeline.bottomup import BottomUp, check_scales
@@ -127,10 +127,11 @@ class Estimator:
             or ``"tensorrt"``, ``"onnxruntime"``, ``"openvino"``, or ``"onnxruntime-tensorrt"``: ONNX Runtime,
             which lets TensorRT build what it can of an ``.onnx`` file.
         detector: finds the persons for a top-down model in calls without ``boxes=``: a callable that
-            takes a BGR uint8 picture and returns person boxes, (n, 4) xyxy or (n, 5) with a score; or a
-            bottom-up model, by name (``"multi"``), path or as an `Estimator` of its own. Without it the
-            whole picture is taken as the box of one person. A model given by name or path runs with the
-            device, runtime, threads, kernels, score threshold and limit on persons given here, fills no
+            takes a BGR uint8 picture and returns person boxes, (n, 4) xyxy or (n, 5) with a score; a
+            bottom-up model, by name (``"multi"``), path or as an `Estimator` of its own; or an object
+            detector of another project, by the path of its ``.onnx`` file or as an `OnnxDetector`. Without
+            it the whole picture is taken as the box of one person. A model given by name or path runs with
+            the device, runtime, threads, kernels, score threshold and limit on persons given here, fills no
             missing joints, and is closed with this estimator.
         score_threshold: persons with a lower score are dropped; None: 0.3, or 0.1 where a bottom-up
             model finds them. Persons that the caller gives by ``boxes=``, and the one of the whole
@@ -169,7 +170,7 @@ class Estimator:
         *,
         device: str = "auto",
         runtime: str = "auto",
-        detector: Detector | str | os.PathLike[str] | Estimator | None = None,
+        detector: Detector | str | os.PathLike[str] | Estimator | OnnxDetector | None = None,
         score_threshold: float | None = None,
         keypoint_threshold: float = 0.0,
         max_persons: int = 30,
@@ -218,7 +219,7 @@ class Estimator:
         self._closed = False
         self._told_truncated = False
 
-        self._own_finder: Estimator | None = None
+        self._own_finder: Estimator | OnnxDetector | None = None
         self._backend = open_backend(self._path, device=device, runtime=runtime, threads=threads)
         self._top_down: TopDown | None = None
         self._bottom_up: BottomUp | None = None
@@ -274,23 +275,32 @@ class Estimator:
             backend["pipeline"] = reason or "whole on the GPU"
         self._info = EstimatorInfo(self._path, spec, backend, implementation.status())
 
-    def _open_detector(self, detector: Any) -> Detector | PersonFinder | None:
+    def _open_detector(self, detector: Any) -> Detector | PersonFinder | OnnxDetector | None:
         """The detector, ready to find persons; a model's file is opened with this estimator's options."""
         if isinstance(detector, str):
-            _check_finder(read_model_spec(Path(detector)))
-            names = ("device", "runtime", "score_threshold", "max_persons", "threads", "kernels")
-            shared = {name: self._options[name] for name in names}
-            # Joints filled by refine may be a neighbour's, and a box must not reach there.
-            detector = self._own_finder = type(self)(detector, refine=False, **shared)
+            detector = self._own_finder = self._open_finder(Path(detector))
         if isinstance(detector, Estimator):
             _check_finder(detector.info.spec)
             return PersonFinder(detector._everybody, detector._max_persons)
         if detector is not None and not callable(detector):
             raise InvalidInputError(
                 f"detector is not callable; found {type(detector).__name__}; give a function from a "
-                "picture to boxes (n, 4) or (n, 5), or a bottom-up model"
+                "picture to boxes (n, 4) or (n, 5), a bottom-up model, or an ONNX detector"
             )
         return detector  # type: ignore[no-any-return]
+
+    def _open_finder(self, path: Path) -> Estimator | OnnxDetector:
+        """A model that finds persons, of edgepose or another project."""
+        names = ["device", "runtime", "score_threshold", "threads", "kernels"]
+        shared = {name: self._options[name] for name in names}
+        if carries_spec(path):
+            _check_finder(read_model_spec(path))
+            # Joints filled by refine may be a neighbour's, and a box must not reach there.
+            return type(self)(path, refine=False, max_persons=self._max_persons, **shared)
+        if shared["score_threshold"] is None:
+            # A person's score is its box's times that of its joints: none is lost.
+            shared["score_threshold"] = SCORE_THRESHOLD["topdown"]
+        return OnnxDetector(path, **shared)
 
     @property
     def info(self) -> EstimatorInfo:
@@ -371,6 +381,42 @@ class Estimator:
 
         return results()
 
+    @name_nearest
+    def heatmaps(
+        self, image: ImageLike, boxes: ArrayLike | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """The network's own maps of a picture, to be looked at (`edgepose.draw_heatmaps`) or decoded.
+
+        Args:
+            image: path, BGR uint8 array (H, W, 3) or `Frame`.
+            boxes: as in a call; without them the detector or the whole picture serves.
+
+        Returns:
+            Maps (n, k, h, w), raw, and the affine (n, 2, 3) from the pixels of each to those of the picture.
+            Of a top-down model n counts the persons, in the order of their boxes, and the flip test is
+            averaged; of a bottom-up model n is 1, the run at the largest scale alone.
+
+        Raises:
+            InvalidInputError: the picture or a box is not usable, or the maps stay on a GPU.
+        """
+        frame = to_frame(image, "image")
+        with self._lock:
+            self._check_usable()
+            self._check_memory([frame.image])
+            if self._bottom_up is not None:
+                self._refuse_boxes([boxes], ["boxes"])
+                found = self._bottom_up.heatmaps(frame.image)
+            else:
+                assert self._top_down is not None
+                (persons,) = self._persons([frame.image], [boxes], ["boxes"])
+                found = self._top_down.heatmaps(frame.image, persons)
+        if found is None:
+            raise InvalidInputError(
+                "heatmaps cannot be given; found that the whole frame runs on the GPU, where they stay; "
+                'open the model with kernels="native" or "numpy"'
+            )
+        return found
+
     def warmup(self, runs: int = 2) -> None:
         """Run on an empty picture, so that the first real call is as fast as the later ones.
 
@@ -410,7 +456,7 @@ class Estimator:
     def __reduce__(self) -> tuple[Any, ...]:
         options = dict(self._options)
         finder = options["detector"]
-        if not isinstance(finder, Estimator):
+        if not isinstance(finder, (Estimator, OnnxDetector)):
             return functools.partial(type(self), str(self._path), **options), ()
         del options["detector"]
         return _with_own_finder, (type(self), str(self._path), options, *finder.__reduce__())
@@ -469,27 +515,40 @@ class Estimator:
     ) -> tuple[list[Poses], StageTimes]:
         """All persons of the pictures, or of their boxes."""
         images = [item.image for item in frames]
+        self._check_memory(images)
+        if self._bottom_up is not None:
+            self._refuse_boxes(boxes, names)
+            return self._bottom_up(images)
+        assert self._top_down is not None
+        return self._top_down(images, self._persons(images, boxes, names))
+
+    def _check_memory(self, images: list[NDArray[np.uint8]]) -> None:
+        """Refuse pictures in device memory where the pipeline cannot take them."""
         if self._gpu is None and any(isinstance(image, DevicePicture) for image in images):
             raise InvalidInputError(
                 "a picture in device memory cannot be used; found that crops and decoding run on the CPU "
                 f"({self.info.backend.get('pipeline', 'as the network does')}); give a numpy array, or run a "
                 "TensorRT engine with edgepose's CUDA kernels"
             )
-        if self._bottom_up is not None:
-            for given, name in zip(boxes, names, strict=True):
-                if given is not None:
-                    raise InvalidInputError(
-                        f"{name} cannot be used; {self.info.spec.name!r} is bottom-up and finds the persons "
-                        "itself; leave it out, or take a top-down model"
-                    )
-            return self._bottom_up(images)
-        assert self._top_down is not None
+
+    def _refuse_boxes(self, boxes: Sequence[Any], names: Sequence[str]) -> None:
+        for given, name in zip(boxes, names, strict=True):
+            if given is not None:
+                raise InvalidInputError(
+                    f"{name} cannot be used; {self.info.spec.name!r} is bottom-up and finds the persons "
+                    "itself; leave it out, or take a top-down model"
+                )
+
+    def _persons(
+        self, images: list[NDArray[np.uint8]], boxes: Sequence[Any], names: Sequence[str]
+    ) -> list[PersonBoxes]:
+        """Where a top-down model looks for persons: the given boxes, the detector's, or whole pictures."""
         known = [self._known_boxes(*each) for each in zip(images, boxes, names, strict=True)]
         rest = [image for image, persons in zip(images, known, strict=True) if persons is None]
         found: Iterator[PersonBoxes] = iter(())
         if self._detector is not None and rest:
             found = iter(detect(self._detector, rest, self._max_persons, self.info.spec.padding))
-        return self._top_down(images, [next(found) if persons is None else persons for persons in known])
+        return [next(found) if persons is None else persons for persons in known]
 
     def _choose(self, poses: Poses, given: Any, everybody: bool) -> Poses:
         """The persons to return: those that the caller gave, else by threshold, similarity and number.
@@ -557,10 +616,10 @@ def _with_own_finder(
     kind: type[Estimator],
     path: str,
     options: dict[str, Any],
-    make_finder: Callable[..., Estimator],
+    make_finder: Callable[..., Estimator | OnnxDetector],
     arguments: tuple[Any, ...],
 ) -> Estimator:
-    """Copy of an estimator and the one that is its detector, which is closed with it."""
+    """Copy of an estimator and the model that is its detector, which is closed with it."""
     finder = make_finder(*arguments)
     try:
         copy = kind(path, detector=finder, **options)

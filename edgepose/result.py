@@ -367,11 +367,26 @@ class PoseResult:
         key_points: supervision.KeyPoints = sv.KeyPoints(**fields)
         return key_points
 
-    def draw(self, image: NDArray[np.uint8], *, min_score: float = 0.2) -> NDArray[np.uint8]:
-        """Draw the poses on a copy of the picture; see `edgepose.draw_pose`."""
+    def to_detections(self) -> supervision.Detections:
+        """The persons' boxes, scores and tracks as ``supervision.Detections``, all of class 0.
+
+        Raises:
+            BackendUnavailableError: supervision is not installed.
+        """
+        sv = require("supervision", "PoseResult.to_detections", "supervision")
+        detections: supervision.Detections = sv.Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.person_scores.copy(),
+            class_id=np.zeros(len(self), int),
+            tracker_id=None if self.track_ids is None else self.track_ids.copy(),
+        )
+        return detections
+
+    def draw(self, image: NDArray[np.uint8], **options: Any) -> NDArray[np.uint8]:
+        """Draw the poses on a copy of the picture; the options are those of `edgepose.draw_pose`."""
         from edgepose.drawing import draw_pose
 
-        return draw_pose(image, self, min_score=min_score)
+        return draw_pose(image, self, **options)
 
 
 def _array(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:

@@ -130,6 +130,33 @@ def test_no_boxes_give_no_persons(estimator: Estimator, boxes: Any) -> None:
     assert len(estimator(PICTURE, boxes=boxes)) == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"flip_test": True}])
+@pytest.mark.parametrize("bias", [0.0, 3.0])
+def test_heatmaps_and_their_places(tmp_path: Path, options: dict[str, Any], bias: float) -> None:
+    spec = color_spec(decoder=Decoder("argmax", refine=None, bias=bias))
+    boxes = [[0, 0, 143, 191], [10, 10, 120, 170]]
+    with Estimator(color_model(tmp_path / "biased.onnx", spec), kernels="numpy", **options) as estimator:
+        result = estimator(PICTURE, boxes=boxes)
+        maps, affine = estimator.heatmaps(PICTURE, boxes)
+        assert maps.shape == (2, 3, 16, 12)
+        rows, columns = np.unravel_index(maps.reshape(2, 3, -1).argmax(axis=2), maps.shape[2:])
+        points = np.stack([columns, rows, np.ones_like(rows)], axis=2)
+        np.testing.assert_allclose(points @ affine.transpose(0, 2, 1), result.keypoints, atol=1e-3)
+        np.testing.assert_allclose(maps.max(axis=(2, 3)), result.scores, rtol=1e-5)
+        assert estimator.heatmaps(PICTURE)[0].shape == (1, 3, 16, 12)
+        assert estimator.heatmaps(PICTURE, [])[0].shape[:2] == (0, 3)
+        with pytest.raises(InvalidInputError, match="xyxy"):
+            estimator.heatmaps(PICTURE, boxes=[1, 2])
+
+
+def test_heatmaps_that_stay_on_a_device(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Estimator(model, kernels="numpy") as estimator:
+        monkeypatch.setattr(estimator._top_down, "_crops", object())
+        with pytest.raises(InvalidInputError, match='kernels="native"'):
+            estimator.heatmaps(PICTURE)
+        monkeypatch.undo()
+
+
 def test_given_persons_are_never_dropped(model: Path) -> None:
     with Estimator(model, score_threshold=1.0, max_persons=2, kernels="numpy") as strict:
         result = strict(PICTURE, boxes=np.tile([0, 0, 143, 191, 0.01], (5, 1)))

@@ -72,6 +72,21 @@ def test_all_persons_of_a_picture_the_best_first(estimator: Estimator) -> None:
     assert result.timings.inference > 0
 
 
+@pytest.mark.parametrize("options", [{}, {"flip_test": True, "scales": (0.5, 1.0)}])
+def test_heatmaps_and_their_place(model: Path, options: dict[str, Any]) -> None:
+    with Estimator(model, kernels="numpy", **options) as estimator:
+        result = estimator(PICTURE)
+        maps, affine = estimator.heatmaps(PICTURE)
+        assert maps.shape[:2] == (1, len(result.skeleton))
+        for joint, heat in enumerate(maps[0]):
+            row, column = np.unravel_index(heat.argmax(), heat.shape)
+            point = affine[0] @ (column, row, 1)
+            known = result.keypoints[:, joint]
+            assert np.nanmin(np.abs(known - point).max(axis=1)) < 1.5 * affine[0, 0, 0]
+        with pytest.raises(InvalidInputError, match="bottom-up"):
+            estimator.heatmaps(PICTURE, boxes=[[0, 0, 10, 10]])
+
+
 def test_paths_frames_lists_and_streams(estimator: Estimator, tmp_path: Path) -> None:
     expected = estimator(PICTURE).keypoints
     path = tmp_path / "people.png"

@@ -15,9 +15,11 @@ import edgepose
 PUBLIC = {
     "BackendUnavailableError", "BuildError", "CalibrationError", "Decoder", "EdgePoseError",
     "EngineMismatchError", "Estimator", "EstimatorInfo", "Frame", "FrameSource", "Grouping",
-    "InvalidInputError", "Joint", "ModelFormatError", "ModelNotFoundError", "ModelSpec", "ParityError",
-    "Person", "PoseResult", "Skeleton", "Skip", "Source", "Timings", "__version__", "coco17",
-    "crowdpose14", "draw_pose", "kernels", "lsp14", "mpii16", "open_source", "read_image",
+    "InvalidInputError", "Joint", "ModelFormatError", "ModelNotFoundError", "ModelSpec", "OneEuro",
+    "OnnxDetector", "Palette", "ParityError", "Person", "PoseResult", "Skeleton", "Skip", "Source", "Timings",
+    "Tracker", "__version__",
+    "coco17", "crowdpose14", "draw_heatmaps", "draw_pose", "kernels", "lsp14", "mpii16", "open_source",
+    "read_image",
 }  # fmt: skip
 
 
@@ -52,8 +54,10 @@ def test_modules_export_what_they_list() -> None:
         "oks",
         "result",
         "skeleton",
+        "smoothing",
         "sources",
         "spec",
+        "tracking",
     ):
         loaded = importlib.import_module(f"edgepose.{module}")
         assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []

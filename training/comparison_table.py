@@ -17,8 +17,7 @@ __all__ = ["comparison_tables", "replace_section"]
 START, END = "<!-- comparison -->", "<!-- /comparison -->"
 NOTE = """PCK@0.2 is that of the network that is deployed: mean and standard deviation over seeds. Against
 plain: the difference of the means and its standard error. Cost: multiply-accumulates of all that is run
-forward for a training picture, a teacher's own training included. Time: measured for a training picture, in
-units of plain training, without the teacher's own training."""
+forward for a training picture, a teacher's own training included."""
 NAMES = {
     "teacher": "teacher",
     "plain": "plain",
@@ -76,8 +75,8 @@ def _student_tables(student: str, results: dict[str, list[dict[str, Any]]]) -> l
     lines = [
         f"**{student}**: {_size(some)}.",
         "",
-        "| training | PCK@0.2 | against plain | ensemble | all branches | seeds | pictures | cost | time |",
-        "|---|---:|---:|---:|---|---:|---:|---:|---:|",
+        "| training | PCK@0.2 | against plain | ensemble | all branches | seeds | pictures | cost |",
+        "|---|---:|---:|---:|---|---:|---:|---:|",
     ]
     for method, values in results.items():
         if not values:
@@ -94,7 +93,6 @@ def _student_tables(student: str, results: dict[str, list[dict[str, Any]]]) -> l
             str(len(values)),
             f"{statistics.mean(value['pictures'] for value in values) / 1e3:.0f} k",
             f"{values[0]['training_macs'] / 1e9:.2f} G",
-            _time(values, plain),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     parts = ["\n".join(lines)]
@@ -128,14 +126,3 @@ def _gain(values: Sequence[float], plain: Sequence[float]) -> str:
         return gain
     error = math.sqrt(sum(statistics.variance(group) / len(group) for group in (values, plain)))
     return f"{gain} ± {error:.2f}"
-
-
-def _time(values: Sequence[dict[str, Any]], plain: Sequence[dict[str, Any]]) -> str:
-    """Measured time a picture in units of the plain training's."""
-    if not plain:
-        return ""
-    own, base = (
-        statistics.median(value["seconds"] / value["pictures"] for value in group)
-        for group in (values, plain)
-    )
-    return f"{own / base:.1f}"

@@ -8,14 +8,25 @@ from pathlib import Path
 
 from edgepose.backends.base import Backend, check_device, device_network
 from edgepose.backends.engine_file import ENGINE_SUFFIXES, read_engine_spec
-from edgepose.backends.onnx_metadata import read_spec
-from edgepose.backends.onnxruntime import OnnxRuntimeBackend, import_onnxruntime
-from edgepose.backends.openvino import OpenVinoBackend, import_openvino
+from edgepose.backends.interface import Network
+from edgepose.backends.onnx_metadata import read_metadata, read_spec
+from edgepose.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeNetwork, import_onnxruntime
+from edgepose.backends.openvino import OpenVinoBackend, OpenVinoNetwork, import_openvino
 from edgepose.backends.tensorrt import TensorRtBackend
 from edgepose.errors import BackendUnavailableError, InvalidInputError, ModelFormatError
-from edgepose.spec import ModelSpec
+from edgepose.spec import METADATA_KEY, ModelSpec
 
-__all__ = ["RUNTIMES", "Backend", "choose_runtime", "device_network", "open_backend", "read_model_spec"]
+__all__ = [
+    "RUNTIMES",
+    "Backend",
+    "Network",
+    "carries_spec",
+    "choose_runtime",
+    "device_network",
+    "open_backend",
+    "open_network",
+    "read_model_spec",
+]
 
 RUNTIMES = ("auto", "onnxruntime", "onnxruntime-tensorrt", "openvino", "tensorrt")
 
@@ -55,6 +66,30 @@ def open_backend(
         )
     tensorrt = name == "onnxruntime-tensorrt"
     return OnnxRuntimeBackend(path, device=device, threads=threads, reason=reason, tensorrt=tensorrt)
+
+
+def open_network(
+    path: Path, *, device: str = "auto", runtime: str = "auto", threads: int | None = None
+) -> Network:
+    """Open an ONNX file of any kind, one that carries no description.
+
+    Args:
+        path: the ``.onnx`` file.
+        device, runtime, threads: as for `open_backend`.
+
+    Raises:
+        ModelNotFoundError, ModelFormatError, BackendUnavailableError, InvalidInputError: as `open_backend`.
+    """
+    name, reason = choose_runtime(runtime, device)
+    if name == "tensorrt" or _is_engine(path):
+        raise InvalidInputError(
+            f"cannot run {path} by runtime {runtime!r}; only ONNX files run without a description, by "
+            "another runtime; give an .onnx file, and runtime='auto' or 'onnxruntime-tensorrt'"
+        )
+    if name == "openvino":
+        return OpenVinoNetwork(path, device=device, threads=threads, reason=reason)
+    tensorrt = name == "onnxruntime-tensorrt"
+    return OnnxRuntimeNetwork(path, device=device, threads=threads, reason=reason, tensorrt=tensorrt)
 
 
 def _open_engine(path: Path, device: str, runtime: str) -> Backend:
@@ -148,6 +183,16 @@ def read_model_spec(path: Path) -> ModelSpec:
         ModelFormatError: it is not a usable model.
     """
     return read_engine_spec(path) if _is_engine(path) else read_spec(path)
+
+
+def carries_spec(path: Path) -> bool:
+    """Whether a file is a model of edgepose; an ONNX file of others carries no description.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFormatError: it is neither an ONNX file nor an engine.
+    """
+    return _is_engine(path) or METADATA_KEY in read_metadata(path)
 
 
 def _is_engine(path: Path) -> bool:

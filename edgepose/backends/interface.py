@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
 
 from edgepose.backends.base import (
     HEATMAPS,
@@ -18,7 +20,7 @@ from edgepose.backends.base import (
 from edgepose.errors import ModelFormatError
 from edgepose.spec import ModelSpec
 
-__all__ = ["Interface", "Port", "check_interface"]
+__all__ = ["Interface", "Network", "Port", "check_interface"]
 
 
 class Port(NamedTuple):
@@ -31,6 +33,42 @@ class Port(NamedTuple):
 
     type: str
     shape: Sequence[Any]
+
+
+class Network(Protocol):
+    """Any loaded ONNX file, of whatever inputs and outputs. Not thread-safe: one call at a time.
+
+    Attributes:
+        name: the runtime, for instance ``"onnxruntime"``.
+        device: where it runs: ``"cpu"`` or ``"cuda:0"``.
+        inputs: by name, in the order of the file.
+        outputs: likewise.
+    """
+
+    name: str
+    device: str
+    inputs: dict[str, Port]
+    outputs: dict[str, Port]
+
+    def infer(self, batch: NDArray[Any], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Run the network with its first input.
+
+        Args:
+            batch: C-contiguous, of the input's type and shape.
+            outputs: names of those to compute.
+
+        Returns:
+            Arrays by output name, which the caller may keep.
+
+        Raises:
+            BackendUnavailableError: the run fails.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """What serves and why, as `Backend.describe`."""
+
+    def close(self) -> None:
+        """Release the network. `infer` must not be called again."""
 
 
 class Interface(NamedTuple):

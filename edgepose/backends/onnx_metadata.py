@@ -1,7 +1,8 @@
-"""The `ModelSpec` and the input's shape inside an ONNX file, read without any ONNX package.
+"""What an ONNX file says of itself, read without any ONNX package.
 
-An ONNX file is a protocol buffer (``ModelProto``). For the spec only its top level is walked, for the shape
-that of the graph too: weights and nodes are stepped over, so that this costs neither memory nor time.
+An ONNX file is a protocol buffer (``ModelProto``). For its metadata, such as the `ModelSpec`, only the top
+level is walked, for its input that of the graph too: weights are stepped over, so that this costs neither
+memory nor time.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from edgepose.backends.base import INPUT
 from edgepose.errors import ModelFormatError, ModelNotFoundError
 from edgepose.spec import MAX_JSON_BYTES, METADATA_KEY, ModelSpec
 
-__all__ = ["read_input_shape", "read_spec"]
+__all__ = ["read_first_operators", "read_input_shape", "read_metadata", "read_spec"]
 
 _GRAPH, _METADATA_PROPS = 7, 14  # field numbers in ModelProto
 _KEY, _VALUE = 1, 2  # in StringStringEntryProto
-_GRAPH_INPUT = 11  # in GraphProto
+_GRAPH_NODE, _GRAPH_INPUT = 1, 11  # in GraphProto
+_NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE = 1, 2, 4  # in NodeProto
 _NAME, _TYPE = 1, 2  # in ValueInfoProto
 _TENSOR_TYPE = 1  # in TypeProto
 _SHAPE = 2  # in TypeProto.Tensor
@@ -39,16 +41,38 @@ def read_spec(path: Path) -> ModelSpec:
         ModelNotFoundError: there is no such file.
         ModelFormatError: it is empty, no ONNX file, cut short, or carries no usable spec.
     """
-    spec = _read(path, _find_spec)
+    spec = _read(path, _find_metadata).get(METADATA_KEY.encode())
     if spec is None:
         raise ModelFormatError(
             f"cannot run {path}; the ONNX file carries no edgepose ModelSpec; export it with "
-            f"python -m training export, or add one under the metadata key {METADATA_KEY!r}"
+            f"python -m training export, or add one under the metadata key {METADATA_KEY!r}; an object "
+            "detector goes to detector="
         )
     try:
         return ModelSpec.from_json(spec)
     except ModelFormatError as error:
         raise ModelFormatError(f"cannot run {path}; {error}") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the texts that an ONNX file carries beside its graph, by name; very long ones are left out.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFormatError: it is empty, no ONNX file, or cut short.
+    """
+    found = _read(path, _find_metadata)
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in found.items()}
+
+
+def read_first_operators(path: Path, name: str) -> set[str]:
+    """Read what operators an input of an ONNX file goes into, after any change of its type.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        ModelFormatError: it is empty, no ONNX file, or cut short before the end of its graph.
+    """
+    return _read(path, lambda file, size: _find_first_operators(file, size, name.encode()))
 
 
 def read_input_shape(path: Path) -> list[int | None] | None:
@@ -87,9 +111,9 @@ class _NotOnnx(Exception):
     pass
 
 
-def _find_spec(file: BinaryIO, size: int) -> bytes | None:
-    """The value of our key in ``metadata_props``."""
-    spec = None
+def _find_metadata(file: BinaryIO, size: int) -> dict[bytes, bytes]:
+    """The entries of ``metadata_props``."""
+    found: dict[bytes, bytes] = {}
     has_graph = False
     for field, wire, end in _fields(file, size):
         has_graph |= field == _GRAPH and wire == _BYTES
@@ -99,11 +123,34 @@ def _find_spec(file: BinaryIO, size: int) -> bytes | None:
                 for number, kind, stop in _fields(file, end)
                 if kind == _BYTES
             }
-            if entry.get(_KEY) == METADATA_KEY.encode():
-                spec = entry.get(_VALUE, b"")
+            found[entry.get(_KEY, b"")] = entry.get(_VALUE, b"")
     if not has_graph:
         raise _NotOnnx("there is no graph in it")
-    return spec
+    return found
+
+
+def _find_first_operators(file: BinaryIO, size: int, name: bytes) -> set[str]:
+    """The types of the nodes, which stand in the order of their execution, that take an input."""
+    carriers = {name}
+    operators: set[str] = set()
+    for graph in _parts(file, size, _GRAPH):
+        for node in _parts(file, graph, _GRAPH_NODE):
+            inputs: set[bytes] = set()
+            outputs: set[bytes] = set()
+            kind = ""
+            for field, wire, end in _fields(file, node):
+                if wire == _BYTES and field in (_NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE):
+                    text = file.read(end - file.tell())
+                    if field == _NODE_TYPE:
+                        kind = text.decode(errors="replace")
+                    else:
+                        (inputs if field == _NODE_INPUT else outputs).add(text)
+            if inputs & carriers:
+                if kind in ("Cast", "Identity"):
+                    carriers |= outputs
+                else:
+                    operators.add(kind)
+    return operators
 
 
 def _find_input_shape(file: BinaryIO, size: int) -> list[int | None] | None:

@@ -8,6 +8,7 @@ import math
 import re
 import threading
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from edgepose.backends.onnx_metadata import read_spec
 from edgepose.errors import BackendUnavailableError, ModelFormatError
 from edgepose.optional import first_line, require
 
-__all__ = ["OnnxRuntimeBackend", "import_onnxruntime"]
+__all__ = ["OnnxRuntimeBackend", "OnnxRuntimeNetwork", "import_onnxruntime"]
 
 _log = logging.getLogger("edgepose")
 
@@ -32,27 +33,22 @@ _TAKES_STREAMS = (1, 18)
 _ANY_BATCH = 1 << 16
 
 
-class OnnxRuntimeBackend:
-    """A `Backend` that runs an ONNX file with ONNX Runtime.
-
-    On CUDA with pycuda it is a `DeviceNetwork` too; without, it takes batches from the host's memory alone.
+class OnnxRuntimeNetwork:
+    """A `Network` that runs any ONNX file with ONNX Runtime.
 
     Args:
-        path: the ONNX file; its input ``image`` is that of `Backend.run` with dynamic n, as are its
-            outputs. h and w are the spec's, or, bottom-up, both dynamic or both fixed.
+        path: the ONNX file.
         device: ``"auto"`` takes CUDA where this ONNX Runtime has it and it loads, else the CPU, with a
             logged warning when CUDA was there and failed; ``"cuda"`` or ``"cuda:1"`` raises instead.
         threads: CPU threads; None for all that this process may use.
         reason: why this runtime was chosen, for `describe`.
         tensorrt: let TensorRT build what it can of the network, and CUDA run the rest; raises where TensorRT
             does not load. Engines are kept in the user's cache folder, as each takes minutes to build.
+        many_shapes: inputs of many shapes are to come.
 
     Raises:
         ModelNotFoundError, ModelFormatError, BackendUnavailableError, InvalidInputError.
     """
-
-    capturable = False
-    batch_sizes = (1, _ANY_BATCH)
 
     def __init__(
         self,
@@ -62,8 +58,8 @@ class OnnxRuntimeBackend:
         threads: int | None = None,
         reason: str = "asked for",
         tensorrt: bool = False,
+        many_shapes: bool = False,
     ) -> None:
-        self.spec = read_spec(path)
         self.name = "onnxruntime-tensorrt" if tensorrt else "onnxruntime"
         self.threads = threads or default_threads()
         self.device = "cpu"
@@ -71,16 +67,15 @@ class OnnxRuntimeBackend:
         self.stream: Stream | None = None
         self._ort = import_onnxruntime()
         self._reason = reason
+        self._many_shapes = many_shapes
         self._memory: str | None = None
-        self._bindings: weakref.WeakSet[_Binding] = weakref.WeakSet()
         self._held: _Session | None = None
         self._session: Any = None
         try:
             session = self._open(path, device, _TENSORRT if tensorrt else _CUDA)
             self._providers = session.get_providers()
-            inputs = {item.name: Port(item.type, item.shape) for item in session.get_inputs()}
-            outputs = {item.name: Port(item.type, item.shape) for item in session.get_outputs()}
-            self._outputs, self.input_size = check_interface(path, self.spec, inputs, outputs)
+            self.inputs = {item.name: Port(item.type, item.shape) for item in session.get_inputs()}
+            self.outputs = {item.name: Port(item.type, item.shape) for item in session.get_outputs()}
             # On a stream of ours `_held` alone has it, which ends before the stream does.
             self._session = session if self._held is None else None
         except BaseException:
@@ -189,7 +184,7 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 4 if without_cpu else 3  # refusals of that are no errors to show
         # Plans of memory by input shape: for the many sizes of bottom-up models they take up to 40 % more and
         # save them no time; top-down they save 1 % of it. The arena stays: without it the peak is higher.
-        options.enable_mem_pattern = self.spec.task == "topdown"
+        options.enable_mem_pattern = not self._many_shapes
         # Not session.set_denormal_as_zero: it would change the floating-point mode of the caller's thread.
         # Threads may spin for work within a run, but not between runs, where they would burn a core.
         options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -198,29 +193,15 @@ class OnnxRuntimeBackend:
         # Else a failure, now or in a run, moves the session to the CPU with no more than a printed line.
         return self._ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
 
-    def run(self, batch: Batch) -> dict[str, NDArray[np.floating]]:
-        """Run the network on a batch in the form that its spec says; outputs by name."""
+    def infer(self, batch: NDArray[Any], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """See `Network.infer`."""
         # Not by IO binding: with inputs and outputs bound on the CPU it takes as long, within 1 %.
         try:
             session = self._session if self._held is None else self._held.session
-            values = session.run(self._outputs, {INPUT: batch})
+            values = session.run(list(outputs), {next(iter(self.inputs)): batch})
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise self._failed(error) from error
-        return dict(zip(self._outputs, values, strict=True))
-
-    def bind(self, shape: tuple[int, ...]) -> _Binding:
-        """Device buffers for one input shape, as `DeviceNetwork.bind`; the network is run once for it."""
-        if self._held is None:
-            raise BackendUnavailableError(
-                f"the network cannot read the memory of a device; found {self._memory or 'it on the CPU'}; "
-                "use `run`"
-            )
-        kind = np.uint8 if self.spec.input_format == "uint8_nhwc" else np.float32
-        shapes = {INPUT: np.zeros(shape, kind)}
-        shapes.update(self.run(shapes[INPUT]))
-        binding = _Binding(self, self._held, shapes)
-        self._bindings.add(binding)
-        return binding
+        return dict(zip(outputs, values, strict=True))
 
     def _failed(self, error: Exception) -> BackendUnavailableError:
         return BackendUnavailableError(
@@ -242,9 +223,7 @@ class OnnxRuntimeBackend:
         return {**told, "reason": self._reason}
 
     def close(self) -> None:
-        """Release the session and what is bound to it."""
-        for binding in list(self._bindings):
-            binding.close()
+        """Release the session."""
         self._session = None
         if self._held is not None:
             self._held.close()
@@ -255,6 +234,74 @@ class OnnxRuntimeBackend:
         if self.stream is not None:
             self.stream.close()
         self.cuda = self.stream = None
+
+
+class OnnxRuntimeBackend(OnnxRuntimeNetwork):
+    """A `Backend` that runs an ONNX file with ONNX Runtime.
+
+    On CUDA with pycuda it is a `DeviceNetwork` too; without, it takes batches from the host's memory alone.
+
+    Args:
+        path: the ONNX file; its input ``image`` is that of `Backend.run` with dynamic n, as are its
+            outputs. h and w are the spec's, or, bottom-up, both dynamic or both fixed.
+        device, threads, reason, tensorrt: as for `OnnxRuntimeNetwork`.
+
+    Raises:
+        ModelNotFoundError, ModelFormatError, BackendUnavailableError, InvalidInputError.
+    """
+
+    capturable = False
+    batch_sizes = (1, _ANY_BATCH)
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        reason: str = "asked for",
+        tensorrt: bool = False,
+    ) -> None:
+        self.spec = read_spec(path)
+        self._bindings: weakref.WeakSet[_Binding] = weakref.WeakSet()
+        many_shapes = self.spec.task == "bottomup"
+        super().__init__(
+            path,
+            device=device,
+            threads=threads,
+            reason=reason,
+            tensorrt=tensorrt,
+            many_shapes=many_shapes,
+        )
+        try:
+            self._outputs, self.input_size = check_interface(path, self.spec, self.inputs, self.outputs)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, batch: Batch) -> dict[str, NDArray[np.floating]]:
+        """Run the network on a batch in the form that its spec says; outputs by name."""
+        return self.infer(batch, self._outputs)
+
+    def bind(self, shape: tuple[int, ...]) -> _Binding:
+        """Device buffers for one input shape, as `DeviceNetwork.bind`; the network is run once for it."""
+        if self._held is None:
+            raise BackendUnavailableError(
+                f"the network cannot read the memory of a device; found {self._memory or 'it on the CPU'}; "
+                "use `run`"
+            )
+        kind = np.uint8 if self.spec.input_format == "uint8_nhwc" else np.float32
+        shapes = {INPUT: np.zeros(shape, kind)}
+        shapes.update(self.run(shapes[INPUT]))
+        binding = _Binding(self, self._held, shapes)
+        self._bindings.add(binding)
+        return binding
+
+    def close(self) -> None:
+        """Release the session and what is bound to it."""
+        for binding in list(self._bindings):
+            binding.close()
+        super().close()
 
 
 class _Session(Held):

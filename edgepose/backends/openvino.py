@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.backends.base import INPUT, Batch, check_device, default_threads
+from edgepose.backends.base import Batch, check_device, default_threads
 from edgepose.backends.interface import Port, check_interface
 from edgepose.backends.onnx_metadata import read_spec
 from edgepose.errors import BackendUnavailableError, ModelFormatError
 from edgepose.optional import first_line, require
 
-__all__ = ["OpenVinoBackend", "import_openvino", "short_version", "without_telemetry"]
+__all__ = ["OpenVinoBackend", "OpenVinoNetwork", "import_openvino", "short_version", "without_telemetry"]
 
 COMPILED_SHAPES = 2
 """So many input shapes get a network of their own, which costs memory for one more copy of the weights."""
@@ -29,8 +29,8 @@ _TELEMETRY = "openvino_telemetry"
 _importing = threading.RLock()
 
 
-class OpenVinoBackend:
-    """A `Backend` that runs an ONNX file with OpenVINO on the CPU.
+class OpenVinoNetwork:
+    """A `Network` that runs any ONNX file with OpenVINO on the CPU.
 
     Layers in floating point are computed in float32 on every machine, those that the file quantises in
     int8. Nothing is written to the disk.
@@ -39,7 +39,7 @@ class OpenVinoBackend:
     own, which is faster; the first such run takes the time to compile it. That is done for two shapes.
 
     Args:
-        path: the ONNX file, as for `OnnxRuntimeBackend`.
+        path: the ONNX file.
         device: ``"auto"`` or ``"cpu"``.
         threads: CPU threads; None for all that this process may use.
         reason: why this runtime was chosen, for `describe`.
@@ -59,7 +59,6 @@ class OpenVinoBackend:
         threads: int | None = None,
         reason: str = "asked for",
     ) -> None:
-        self.spec = read_spec(path)
         openvino = import_openvino()
         self._version = short_version(openvino)
         self._reason = reason
@@ -85,23 +84,23 @@ class OpenVinoBackend:
                 f"cannot run {path}; openvino {self._version} says: {_reason_of(error)}; get or export the "
                 "file again, or use runtime='onnxruntime'"
             ) from error
-        inputs = {_name(port): _port(port) for port in self._model.inputs}
-        outputs = {_name(port): _port(port) for port in self._model.outputs}
-        wanted, self.input_size = check_interface(path, self.spec, inputs, outputs)
-        self._outputs = [(name, place) for place, name in enumerate(outputs) if name in wanted]
+        self.inputs = {_name(port): _port(port) for port in self._model.inputs}
+        self.outputs = {_name(port): _port(port) for port in self._model.outputs}
+        self._places = {name: place for place, name in enumerate(self.outputs)}
         compiled = self._any_shape.get_compiled_model()
         self.threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
         self._precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         self._seen: set[tuple[int, ...]] = set()
         self._by_shape: dict[tuple[int, ...], Any] = {}
 
-    def run(self, batch: Batch) -> dict[str, NDArray[np.floating]]:
-        """Run the network on a batch in the form that its spec says; outputs by name."""
+    def infer(self, batch: NDArray[Any], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """See `Network.infer`."""
         try:
-            values = self._request(batch.shape).infer({INPUT: batch}, share_inputs=True, share_outputs=True)
+            feeds = {next(iter(self.inputs)): batch}
+            values = self._request(batch.shape).infer(feeds, share_inputs=True, share_outputs=True)
             self._seen.add(batch.shape)  # only now, as the file may not take such a shape
             # Copies: the request writes its next outputs to the same place.
-            return {name: np.array(values[place]) for name, place in self._outputs}
+            return {name: np.array(values[self._places[name]]) for name in outputs}
         except Exception as error:  # OpenVINO's errors have no base of their own
             raise BackendUnavailableError(
                 f"the network failed on {self.device}; found {_reason_of(error)}; try a smaller batch or "
@@ -129,12 +128,40 @@ class OpenVinoBackend:
         again = shape in self._seen and shape not in self._by_shape and self._model.is_dynamic()
         if again and len(self._by_shape) < COMPILED_SHAPES:
             model = self._model.clone()
-            model.reshape({INPUT: list(shape)})
+            model.reshape({next(iter(self.inputs)): list(shape)})
             self._by_shape[shape] = self._compile(model)
         return self._by_shape.get(shape, self._any_shape)
 
     def _compile(self, model: Any) -> Any:
         return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+
+
+class OpenVinoBackend(OpenVinoNetwork):
+    """A `Backend` that runs an ONNX file with OpenVINO on the CPU.
+
+    Args:
+        path: the ONNX file, as for `OnnxRuntimeBackend`.
+        device, threads, reason: as for `OpenVinoNetwork`.
+
+    Raises:
+        ModelNotFoundError, ModelFormatError, BackendUnavailableError, InvalidInputError.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        reason: str = "asked for",
+    ) -> None:
+        self.spec = read_spec(path)
+        super().__init__(path, device=device, threads=threads, reason=reason)
+        self._outputs, self.input_size = check_interface(path, self.spec, self.inputs, self.outputs)
+
+    def run(self, batch: Batch) -> dict[str, NDArray[np.floating]]:
+        """Run the network on a batch in the form that its spec says; outputs by name."""
+        return self.infer(batch, self._outputs)
 
 
 def import_openvino() -> Any:

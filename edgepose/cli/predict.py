@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from edgepose.backends import read_model_spec
 from edgepose.cli.arguments import add_machine_options, positive, scales, share
 from edgepose.cli.progress import Progress
 from edgepose.cli.writers import FORMATS, TEXT_FORMATS, infer_format, names_picture, open_writer
+from edgepose.detectors import FAMILIES, OnnxDetector
 from edgepose.errors import BackendUnavailableError, InvalidInputError
 from edgepose.estimator import DEFAULT_MODEL, Estimator, resolve_model
 from edgepose.optional import require_cv2
@@ -76,7 +78,13 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--detector",
         metavar="FILE|NAME",
-        help="a bottom-up model that finds the persons for a top-down one, for instance multi",
+        help="finds the persons for a top-down model: a bottom-up one, for instance multi, or an object "
+        "detector, the .onnx file of a YOLOX, RTMDet or YOLOv8",
+    )
+    parser.add_argument(
+        "--detector-family",
+        choices=FAMILIES,
+        help="what an object detector is, where its file does not show it (default: as recognised)",
     )
     parser.add_argument(
         "--score-threshold",
@@ -131,7 +139,11 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = source.kind == "image" if arguments.output else output_format is None
     report = _Report(source) if wanted else None
 
-    with Estimator(model, **_options(arguments)) as estimator:
+    with ExitStack() as opened:
+        options = _options(arguments)
+        if arguments.detector_family is not None:
+            options["detector"] = opened.enter_context(_open_detector(arguments))
+        estimator = opened.enter_context(Estimator(model, **options))
         writer = None
         if output_format is not None:
             writer = open_writer(
@@ -175,7 +187,11 @@ def _check_task(arguments: argparse.Namespace, spec: ModelSpec) -> None:
     """End with exit code 2 where options are given that serve models of another task."""
     bottom_up = spec.task == "bottomup"
     if bottom_up:
-        flags = {"--boxes": arguments.boxes, "--detector": arguments.detector}
+        flags = {
+            "--boxes": arguments.boxes,
+            "--detector": arguments.detector,
+            "--detector-family": arguments.detector_family,
+        }
     else:
         refine = "--no-refine" if arguments.refine is False else "--refine"
         flags = {"--scales": arguments.scales, refine: arguments.refine}
@@ -186,6 +202,8 @@ def _check_task(arguments: argparse.Namespace, spec: ModelSpec) -> None:
             f"{' and '.join(given)} cannot be used; {spec.name!r} is a {this} model; leave "
             f"{'it' if len(given) == 1 else 'them'} out, or take a {other} one"
         )
+    if arguments.detector_family is not None and arguments.detector is None:
+        arguments.parser.error("--detector-family needs --detector")
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -202,6 +220,18 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value is not None}
     always = {name: getattr(arguments, name) for name in ("device", "runtime", "flip_test")}
     return {**always, **given}
+
+
+def _open_detector(arguments: argparse.Namespace) -> OnnxDetector:
+    """The object detector of a family that the user tells."""
+    options = {"score_threshold": arguments.score_threshold, "threads": arguments.threads}
+    return OnnxDetector(
+        arguments.detector,
+        family=arguments.detector_family,
+        device=arguments.device,
+        runtime=arguments.runtime,
+        **{name: value for name, value in options.items() if value is not None},
+    )
 
 
 def _results(

@@ -407,6 +407,20 @@ class BottomUp:
             for image, found in zip(images, passes, strict=True)
         ]
 
+    def heatmaps(self, image: NDArray[np.uint8]) -> tuple[Floats, NDArray[np.float64]] | None:
+        """The network's largest maps of one picture, and where they lie in it.
+
+        Returns:
+            maps (1, k, h, w), raw, of the run at the largest scale and not mirrored; and the affine
+            (1, 2, 3) from their pixels to those of the picture. None where the maps stay on a device.
+        """
+        if self._frames is not None:
+            return None
+        plan = self.regions(*image.shape[:2])
+        (found,) = self.run_maps([image], [plan])
+        maps = found.passes[0].heatmaps[-1].astype(np.float32)[None]
+        return maps, plan[0].affine(_size_of(maps[0]))
+
     def close(self) -> None:
         """Release what the steps hold besides the model."""
         if self._frames is not None:

@@ -134,6 +134,10 @@ class HostCrops:
         lap(times, "postprocess", clock)
         return joints
 
+    def heatmaps(self, image: NDArray[np.uint8], affine: NDArray[np.float64]) -> NDArray[Any]:
+        """The maps (n, k, h, w) of regions (n, 2, 3) of one picture, which the next call overwrites."""
+        return self._heatmaps(self._crop([image], np.zeros(len(affine), np.intp), affine))
+
     def close(self) -> None:
         """Nothing is held but memory."""
 
@@ -245,6 +249,30 @@ class TopDown:
         poses = self._split(parts, persons)
         lap(times, "postprocess", clock)
         return poses, times
+
+    def heatmaps(
+        self, image: NDArray[np.uint8], persons: PersonBoxes
+    ) -> tuple[Floats, NDArray[np.float64]] | None:
+        """The maps of the persons of one picture, and where they lie in it.
+
+        Returns:
+            maps (n, k, h, w), raw, averaged where the flip test is on; and the affine (n, 2, 3) from their
+            pixels to those of the picture. None where the maps stay on a device.
+        """
+        if not isinstance(self._crops, HostCrops):
+            return None
+        spec = self._spec
+        centers, extents = box_to_region(persons.boxes, spec.input_size, persons.padding)
+        affine = crop_affine(centers, extents, spec.input_size, spec.coordinates)
+        k = len(spec.skeleton)
+        parts = [
+            self._crops.heatmaps(image, affine[start : start + self._crops.batch]).astype(np.float32)
+            for start in range(0, len(affine), self._crops.batch)
+        ]
+        maps = np.concatenate(parts) if parts else np.zeros((0, k, *spec.input_size), np.float32)
+        affine = crop_affine(centers, extents, maps.shape[2:], spec.coordinates)
+        affine[:, :, 2] -= spec.decoder.bias
+        return maps, affine
 
     def close(self) -> None:
         """Release what the steps hold besides the model."""

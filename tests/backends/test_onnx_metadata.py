@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 from pathlib import Path
@@ -13,7 +14,12 @@ import pytest
 from tiny_models import color_model, color_spec, people_model, pixel_model
 
 from edgepose import ModelFormatError, ModelNotFoundError
-from edgepose.backends.onnx_metadata import read_input_shape, read_spec
+from edgepose.backends.onnx_metadata import (
+    read_first_operators,
+    read_input_shape,
+    read_metadata,
+    read_spec,
+)
 from edgepose.cli import main
 from edgepose.estimator import MODELS
 
@@ -63,6 +69,12 @@ def test_odd_shapes(tmp_path: Path, shape: list[Any] | None, capsys: pytest.Capt
     assert "64 x 48" in capsys.readouterr().out
 
 
+def test_all_metadata(tmp_path: Path) -> None:
+    metadata = {"names": "{0: 'person'}", "": "empty", "größe": "640"}
+    assert read_metadata(color_model(tmp_path / "a.onnx", metadata=metadata)) == metadata
+    assert read_metadata(color_model(tmp_path / "b.onnx", metadata={})) == {}
+
+
 def test_weights_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly all of this file is weights."""
     path = color_model(tmp_path / "a.onnx", mask=np.ones((1, 3, 1000, 1000)))
@@ -78,6 +90,8 @@ def test_weights_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Path, "open", lambda path, mode: Counting(io.FileIO(path)))
     assert read_spec(path) == color_spec()
     assert read_input_shape(path) == [None, 3, 64, 48]
+    assert read_first_operators(path, "image") == {"Conv"}
+    assert read_first_operators(path, "picked") == {"Resize"}
     assert read < 5000 < path.stat().st_size
 
 
@@ -97,20 +111,28 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
             assert length > len(onnx.load(tmp_path / "a.onnx").graph.SerializeToString())
 
 
+READERS = (
+    read_spec,
+    read_input_shape,
+    read_metadata,
+    functools.partial(read_first_operators, name="image"),
+)
+
+
 def test_random_bytes_never_pass_or_crash(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / "noise.onnx"
     data = bytearray(color_model(tmp_path / "a.onnx").read_bytes())
     for _ in range(200):
         path.write_bytes(rng.bytes(int(rng.integers(1, 300))))
-        for read in (read_spec, read_input_shape):
+        for read in READERS:
             with pytest.raises(ModelFormatError):
                 read(path)
         damaged = bytearray(data)
         for at in rng.integers(0, len(data), 3):
             damaged[at] = rng.integers(0, 256)
         path.write_bytes(damaged)
-        for read in (read_spec, read_input_shape):
+        for read in READERS:
             with contextlib.suppress(ModelFormatError):
                 read(path)
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from tiny_detectors import fixed_detector
 
 import edgepose
 from edgepose import Grouping, ModelSpec, read_image
@@ -81,6 +82,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cv2.imwrite(str(tmp_path / "people.jpg"), people)
     (tmp_path / "boxes.json").write_text(json.dumps([[0, 60, 340, 511]]))
     shutil.copy(resolve_model(None), tmp_path / "model.onnx")
+    grid = np.zeros((1, 126, 85), np.float32)
+    grid[0, 40] = [0.5, 0.5, 1, 2, 1, 1, *[0] * 79]
+    fixed_detector(tmp_path / "yolox_s.onnx", {"output": grid})
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""Boxes of persons for top-down models, from a function or from a bottom-up model."""
+"""The boxes of any detector, checked; and a bottom-up model as one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgepose._inputs import check_boxes, has_area, overlaps
+from edgepose.detectors.onnx import OnnxDetector
 from edgepose.pipeline.bottomup import keypoint_boxes
 from edgepose.pipeline.gpu.device_picture import DevicePicture
 from edgepose.pipeline.topdown import PersonBoxes
 from edgepose.result import PoseResult
 
-__all__ = ["Detector", "PersonFinder", "detect", "person_boxes"]
+__all__ = ["MARGIN", "Detector", "PersonFinder", "detect", "person_boxes"]
 
 Picture = NDArray[np.uint8]
 Detector = Callable[[Picture], ArrayLike]
@@ -59,7 +60,10 @@ class PersonFinder:
 
 
 def detect(
-    detector: Detector | PersonFinder, images: Sequence[Picture], max_persons: int, padding: float
+    detector: Detector | PersonFinder | OnnxDetector,
+    images: Sequence[Picture],
+    max_persons: int,
+    padding: float,
 ) -> list[PersonBoxes]:
     """The boxes of a detector in each picture that can be used, at most so many, the best.
 
@@ -67,7 +71,7 @@ def detect(
         InvalidInputError: what the detector returned are no boxes.
     """
     found: Iterable[tuple[ArrayLike, bool]]
-    if isinstance(detector, PersonFinder):
+    if isinstance(detector, (PersonFinder, OnnxDetector)):
         found = detector.find(images)
     else:
         found = ((detector(_as_given(image)), False) for image in images)
