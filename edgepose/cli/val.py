@@ -60,7 +60,9 @@ def add_parser(verbs: Any) -> None:
     boxes.add_argument(
         "--detections", type=Path, metavar="FILE", help="boxes of a detector in COCO's result format"
     )
-    boxes.add_argument("--detector", metavar="FILE|NAME", help="a model that finds the persons for this one")
+    boxes.add_argument(
+        "--detector", metavar="FILE|NAME", help="finds the persons: a bottom-up model or an object detector"
+    )
     parser.add_argument("--flip-test", action="store_true", help="average with the mirrored picture")
     parser.add_argument(
         "--scales", type=scales, metavar="LIST", help="average runs of a bottom-up model at these scales"
