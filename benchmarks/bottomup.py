@@ -27,6 +27,7 @@ import numpy as np
 from edgepose import kernels
 from edgepose.errors import BackendUnavailableError
 from edgepose.kernels import Kernels, MapPass, PoseMaps
+from edgepose.machine import resident_memory
 
 FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 ORDER = [0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13, 14, 15, 16]
@@ -198,9 +199,9 @@ def peak_memory(serving: Kernels) -> tuple[int, int]:
     decode(serving, corner(maps), 30)  # loads and compiles; what it keeps is too small for the whole
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is in use now
-    before = machine.resident_peak()
+    before = resident_memory(peak=True)
     decode(serving, maps, 30)
-    growth = machine.resident_peak() - before
+    growth = resident_memory(peak=True) - before
     tracemalloc.start()
     decode(serving, maps, 30)
     return tracemalloc.get_traced_memory()[1], growth

@@ -31,6 +31,7 @@ from edgepose.builder.passes.byte_stem import LEVELS, take_bytes_as_quantised
 from edgepose.builder.passes.simplify import simplify
 from edgepose.builder.quantize import Quantizer
 from edgepose.builder.source import load_source
+from edgepose.machine import resident_memory
 from edgepose.spec import METADATA_KEY
 
 NETWORKS = {
@@ -193,12 +194,12 @@ def answer(server: Any) -> str:
 
 def serve(runtime: str, file: Path, threads: int, batch: int) -> None:
     """Open a file, tell what that took, and run it as often as asked for."""
-    before = machine.resident_peak()
+    before = resident_memory(peak=True)
     began = time.perf_counter()
     run = opening(runtime, file, threads, batch)
     run()
     elapsed = 1e3 * (time.perf_counter() - began)
-    print(f"{elapsed:.0f} {(machine.resident_peak() - before) / 1e6:.0f}", flush=True)
+    print(f"{elapsed:.0f} {(resident_memory(peak=True) - before) / 1e6:.0f}", flush=True)
     for _ in sys.stdin:
         taken = []
         for _ in range(RUNS):

@@ -7,7 +7,9 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["describe", "resident_peak", "table"]
+from edgepose.machine import processor_name, read_fields, read_text
+
+__all__ = ["describe", "table"]
 
 PACKAGES = ("edgepose", "numpy", "opencv-python", "onnxruntime", "torch", "numba", "openvino")
 
@@ -22,24 +24,11 @@ def describe() -> str:
         except metadata.PackageNotFoundError:
             continue
     load = f", load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    return f"Machine: {_processor()}, {cores} cores{load}. Versions: {', '.join(versions)}."
+    processor = processor_name(read_fields(read_text(Path("/proc/cpuinfo"))))
+    return f"Machine: {processor}, {cores} cores{load}. Versions: {', '.join(versions)}."
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
     """A markdown table; the first column is text, the others are numbers."""
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
-def resident_peak() -> int:
-    """Most bytes of memory that this process held; `getrusage` would count its parent's too."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -36,6 +36,15 @@ SECTIONS = (
         "What `edgepose build` makes of a network: each rewriting alone, and all together.",
     ),
     (
+        "Tracking and smoothing",
+        "tracking.py",
+        "People of a street and of a gymnastics video, marked by hand: in how many frames they are found, "
+        "how often their number changes, and in how many of these frames they have the number that each has "
+        "most. Jitter is the mean second difference of the joints from frame to frame; lag the shift by "
+        "which the smoothed joints lie nearest to the others, by the median. The packaged models are weak in "
+        "crowds: numbers change where poses jump from one person to another.",
+    ),
+    (
         "Drawing",
         "drawing.py",
         "Poses of 17 joints drawn on a picture: on the picture itself, on a copy, and with options; and what "

@@ -31,9 +31,10 @@ import yaml
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from edgepose.evaluation.people import People
+from edgepose.machine import resident_memory
 from training.config import TrainConfig, load_config
-from training.data.lsp import load_lspet
-from training.data.people import People
+from training.data.lspet import load_lspet
 from training.loop import Trainer, build_network
 from training.models import create
 
@@ -314,7 +315,7 @@ def peak_memory(options: argparse.Namespace, root: Path) -> int:
     epoch = contestants(network, options, root)[name]()
     for _ in range(2):
         epoch()
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else machine.resident_peak()
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident_memory(peak=True)
 
 
 if __name__ == "__main__":

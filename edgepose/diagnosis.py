@@ -6,7 +6,6 @@ import importlib
 import os
 import platform
 import re
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +17,8 @@ from edgepose.backends import choose_runtime
 from edgepose.backends.base import default_threads
 from edgepose.backends.device import open_device
 from edgepose.backends.openvino import short_version, without_telemetry
+from edgepose.machine import gpus, jetson_model, power_mode, processor_name, read_fields, read_text
+from edgepose.machine import run_program as _run
 from edgepose.optional import first_line
 
 __all__ = ["examine"]
@@ -83,15 +84,11 @@ def _system() -> Section:
 
 
 def _cpu() -> Section:
-    fields: dict[str, str] = {}
-    for line in _read(CPU_INFO).splitlines():
-        name, colon, value = line.partition(":")
-        if colon:
-            fields.setdefault(name.strip(), value.strip())
+    fields = read_fields(read_text(CPU_INFO))
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
-    memory = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(MEMORY_INFO), re.MULTILINE))
+    memory = dict(re.findall(r"^(\w+):\s+(\d+) kB", read_text(MEMORY_INFO), re.MULTILINE))
     return {
-        "model": fields.get("model name") or fields.get("Hardware") or platform.processor() or "unknown",
+        "model": processor_name(fields),
         "cores": os.cpu_count(),
         "usable_threads": default_threads(),
         "features": sorted(flags & CPU_FEATURES),
@@ -151,12 +148,7 @@ def _runtime() -> Section:
 
 
 def _gpu() -> Section:
-    query = ("name", "driver_version", "compute_cap", "memory.total")
-    lines = _run("nvidia-smi", f"--query-gpu={','.join(query)}", "--format=csv,noheader")
-    if lines is None:
-        return {"devices": []}
-    rows = [[value.strip() for value in line.split(",")] for line in lines.splitlines()]
-    return {"devices": [dict(zip(query, row, strict=True)) for row in rows if len(row) == len(query)]}
+    return {"devices": gpus(_run, "name", "driver_version", "compute_cap", "memory.total")}
 
 
 def _tensorrt() -> Section:
@@ -191,21 +183,20 @@ def _cuda() -> Section:
 
 
 def _jetson() -> Section | None:
-    model = _read(DEVICE_TREE_MODEL).strip("\0\n ")
-    release = _read(TEGRA_RELEASE).splitlines()
+    model = jetson_model(read_text(DEVICE_TREE_MODEL))
+    release = read_text(TEGRA_RELEASE).splitlines()
     if not release and "jetson" not in model.lower():
         return None
     l4t = re.search(r"R(\d+).*REVISION:\s*([\d.]+)", release[0]) if release else None
     packages = {
         name: _run("dpkg-query", "-W", "-f=${Version}", name) for name in ("nvidia-jetpack", "tensorrt")
     }
-    power = re.search(r"NV Power Mode:\s*(.+)", _run("nvpmodel", "-q") or "")
     return {
         "model": model or None,
         "l4t": f"{l4t[1]}.{l4t[2]}" if l4t else None,
         "jetpack": packages["nvidia-jetpack"],
         "tensorrt": packages["tensorrt"],
-        "power_mode": power[1].strip() if power else None,
+        "power_mode": power_mode(_run),
     }
 
 
@@ -284,19 +275,3 @@ def _version(distribution: str) -> str | None:
 def _providers(module: str) -> set[str]:
     """Distributions that install a module."""
     return set(metadata.packages_distributions().get(module, ()))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-def _run(*command: str) -> str | None:
-    """What a program prints, or None where it is missing or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

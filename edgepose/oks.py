@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["most_similar_pairs", "oks", "oks_nms"]
+__all__ = ["most_similar_pairs", "oks", "oks_matrix", "oks_nms"]
 
 
 def oks(
@@ -28,11 +28,36 @@ def oks(
     Returns:
         (n,) from 0 to 1.
     """
-    squared = np.square(np.asarray(others, np.float64) - keypoints).sum(-1)
+    pose = np.asarray(keypoints)[None]
+    result: NDArray[np.float64] = oks_matrix(
+        pose, others, np.atleast_1d(area), np.asarray(other_areas), sigmas
+    )[0]
+    return result
+
+
+def oks_matrix(
+    keypoints: NDArray[np.floating],
+    others: NDArray[np.floating],
+    areas: NDArray[np.floating],
+    other_areas: NDArray[np.floating],
+    sigmas: NDArray[np.floating] | tuple[float, ...],
+) -> NDArray[np.float64]:
+    """`oks` of each of m poses to each of n others.
+
+    Args:
+        keypoints, others: (m, k, 2) and (n, k, 2) pixels, NaN where missing.
+        areas, other_areas: (m,) and (n,) of the persons in square pixels.
+        sigmas: (k,) constants of the skeleton.
+
+    Returns:
+        (m, n) from 0 to 1.
+    """
+    squares = np.square(np.asarray(others, np.float64) - np.asarray(keypoints)[:, None])
+    squared = squares[..., 0] + squares[..., 1]
     shared = ~np.isnan(squared)
-    areas = (np.asarray(other_areas, np.float64) + area) / 2 + np.spacing(1)
+    mean_areas = (np.asarray(other_areas, np.float64) + np.asarray(areas)[:, None]) / 2 + np.spacing(1)
     similarity = np.exp(
-        -np.where(shared, squared, np.inf) / (2 * np.asarray(sigmas)) ** 2 / areas[:, None] / 2
+        -np.where(shared, squared, np.inf) / (2 * np.asarray(sigmas)) ** 2 / mean_areas[..., None] / 2
     )
     result: NDArray[np.float64] = similarity.sum(-1) / np.maximum(shared.sum(-1), 1)
     return result

@@ -15,10 +15,10 @@ import edgepose
 PUBLIC = {
     "BackendUnavailableError", "BuildError", "CalibrationError", "Decoder", "EdgePoseError",
     "EngineMismatchError", "Estimator", "EstimatorInfo", "Frame", "FrameSource", "Grouping",
-    "InvalidInputError", "Joint", "ModelFormatError", "ModelNotFoundError", "ModelSpec", "OnnxDetector",
-    "Palette", "ParityError", "Person", "PoseResult", "PoseStream", "Skeleton", "Skip", "Source",
-    "SourceStatus", "Timings", "__version__", "coco17", "crowdpose14", "draw_heatmaps", "draw_pose",
-    "kernels", "lsp14", "mpii16", "open_source", "read_image",
+    "InvalidInputError", "Joint", "ModelFormatError", "ModelNotFoundError", "ModelSpec", "OneEuro",
+    "OnnxDetector", "Palette", "ParityError", "Person", "PoseResult", "PoseStream", "Skeleton", "Skip",
+    "Source", "SourceStatus", "Timings", "Tracker", "__version__", "coco17", "crowdpose14", "draw_heatmaps",
+    "draw_pose", "kernels", "lsp14", "mpii16", "open_source", "read_image",
 }  # fmt: skip
 
 
@@ -54,10 +54,12 @@ def test_modules_export_what_they_list() -> None:
         "oks",
         "result",
         "skeleton",
+        "smoothing",
         "sources",
         "spec",
         "streams.capture",
         "streams.stream",
+        "tracking",
     ):
         loaded = importlib.import_module(f"edgepose.{module}")
         assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []

@@ -165,7 +165,7 @@ def _bottom_up_figures(
     """Figures on annotated pictures or, where there are none, on mosaics."""
     import torch
 
-    from training.data.lsp import load_lsp
+    from edgepose.evaluation.lsp import load_lsp
     from training.data.sets import load_pictures
     from training.evaluate_bottomup import evaluate_pictures, predict_pictures
     from training.evaluate_mosaics import held_out_mosaics, mosaic_figures
@@ -215,9 +215,9 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _card(options: argparse.Namespace) -> None:
+    from edgepose.evaluation.coco import load_coco
+    from edgepose.evaluation.lsp import load_lsp
     from training.card import read_runs, write_card
-    from training.data.coco import load_coco
-    from training.data.lsp import load_lsp
 
     people = load_lsp(options.data / "lsp", 1001, 2000)
     pictures = load_coco(*options.coco) if options.coco else None

@@ -11,20 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib import pyplot as plt
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgepose import Estimator
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.coco import PictureSet
+from edgepose.evaluation.people import People
+from edgepose.evaluation.run import score_people, score_pictures
+from edgepose.evaluation.scorers import LspScorer
 from edgepose.spec import ModelSpec
-from training.data.coco import PictureSet
-from training.data.people import People
 from training.evaluate_mosaics import held_out_mosaics, measure_mosaics
 from training.loop import read_log
-from training.metrics import lsp_torso, pck, pck_table
-from training.oks import set_ap
 
 Runs = list[tuple[str, list[dict[str, Any]]]]
 
@@ -48,11 +46,10 @@ LIMITS = (
 )
 
 
-def measure(model: Path, people: People, *, flip_test: bool) -> NDArray[np.float64]:
-    """PCK@0.2 per joint of a model file on people whose region is the whole picture."""
-    with Estimator(model, flip_test=flip_test) as estimator:
-        found = [estimator(image).keypoints[0] for image in tqdm(people.images, leave=False)]
-    return pck(np.stack(found), people.joints, lsp_torso(people.joints))
+def measure(model: Path, people: People, *, flip_test: bool) -> dict[str, float]:
+    """PCK@0.2 by joint of a model file."""
+    with Estimator(model, flip_test=flip_test) as estimator, tqdm(total=len(people), leave=False) as bar:
+        return score_people(estimator, LspScorer(people), bar.update)
 
 
 def read_runs(folders: list[Path]) -> Runs:
@@ -156,7 +153,7 @@ The weights are under the Apache License 2.0 like edgepose. {spec.provenance.get
 
 def _single(model: Path, spec: ModelSpec, people: People) -> tuple[str, str]:
     """What a model for one person is, and its accuracy."""
-    tables = [pck_table(measure(model, people, flip_test=flip), spec.skeleton) for flip in (False, True)]
+    tables = [measure(model, people, flip_test=flip) for flip in (False, True)]
     rows = [
         f"| {name.replace('_', ' ')} | {tables[0][name]:.2f} | {tables[1][name]:.2f} |" for name in tables[0]
     ]
@@ -214,9 +211,8 @@ def _whole_pictures(model: Path, spec: ModelSpec, pictures: PictureSet) -> str:
     mapped = pictures.mapped(spec.skeleton)
     columns = []
     for flip in (False, True):
-        with Estimator(model, flip_test=flip) as estimator:
-            found = [estimator(picture.image()) for picture in tqdm(mapped.pictures, leave=False)]
-        columns.append(set_ap(mapped, found))
+        with Estimator(model, flip_test=flip) as estimator, tqdm(total=len(mapped), leave=False) as bar:
+            columns.append(score_pictures(estimator, mapped, bar.update))
     rows = [
         f"| {name.replace('_', ', ')} | {' | '.join(f'{column[name]:.3f}' for column in columns)} |"
         for name in ("AP", "AP50", "AP75", "AP_medium", "AP_large", "AR")

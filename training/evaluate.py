@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from edgepose import kernels
+from edgepose.evaluation.people import People
+from edgepose.evaluation.scorers import Scorer
 from edgepose.pipeline.geometry import apply_affine, crop_affine
 from edgepose.spec import ModelSpec
+from training.data.crops import Crops
 from training.data.loading import single_thread
-from training.data.people import Crops, People
 from training.models.outputs import final_heatmaps
-from training.scorers import Scorer
 
 __all__ = ["decode", "evaluate", "normalizer", "predict"]
 

@@ -11,11 +11,11 @@ from torch import nn
 from tqdm import tqdm
 
 from edgepose import kernels
+from edgepose.evaluation.ap import set_ap
+from edgepose.evaluation.coco import PictureSet
 from edgepose.pipeline.bottomup import BottomUp, split_outputs
 from edgepose.pipeline.poses import Floats, Poses
 from edgepose.spec import ModelSpec
-from training.data.coco import PictureSet
-from training.oks import set_ap
 
 __all__ = ["evaluate_pictures", "predict_pictures"]
 

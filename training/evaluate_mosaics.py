@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgepose import Estimator, PoseResult
+from edgepose.evaluation.ap import oks_ap
+from edgepose.evaluation.metrics import lsp_torso, pck, pck_table
+from edgepose.evaluation.people import People
 from edgepose.oks import most_similar_pairs, oks
 from edgepose.pipeline.poses import Poses
 from edgepose.skeleton import Skeleton
 from training.data.mosaics import Layout, Mosaic, Mosaics
-from training.data.people import People
-from training.metrics import lsp_torso, pck, pck_table
-from training.oks import oks_ap
 
 __all__ = ["found_people", "held_out_mosaics", "measure_mosaics", "mosaic_figures"]
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from edgepose.evaluation.ap import oks_ap
 from edgepose.spec import ModelSpec
 from training.config import TrainConfig
 from training.data.bottomup import (
@@ -18,9 +19,9 @@ from training.data.bottomup import (
     Together,
     WholePictures,
 )
+from training.data.crops import Crops, Views
 from training.data.device import DevicePictures
 from training.data.loading import Examples
-from training.data.people import Crops, Views
 from training.data.sets import load_mosaics, load_people, load_pictures
 from training.data.targets import gaussian_targets
 from training.data.transforms import Augmentation
@@ -31,7 +32,6 @@ from training.evaluate import evaluate
 from training.evaluate_bottomup import evaluate_pictures, predict_pictures
 from training.losses import associative_embedding, heatmap_mse, joints_mse, joints_ohkm
 from training.models.okdhp import Branched, extract_branch
-from training.oks import oks_ap
 
 __all__ = [
     "BottomUp",

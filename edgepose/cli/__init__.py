@@ -11,18 +11,16 @@ import sys
 from collections.abc import Sequence
 
 from edgepose import __version__
-from edgepose.cli import build, compare, doctor, info, predict
+from edgepose.cli import bench, build, compare, doctor, info, predict, val
 from edgepose.errors import EdgePoseError
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
-VERBS = (predict, info, build, compare, doctor)
+VERBS = (predict, info, build, compare, bench, val, doctor)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    # What OpenCV fails on is told in our own words; its log would bury them.
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line, with all verbs."""
     parser = argparse.ArgumentParser(
         prog="edgepose",
         description="2D human pose estimation on the edge.",
@@ -32,7 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in VERBS:
         verb.add_parser(verbs)
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    # What OpenCV fails on is told in our own words; its log would bury them.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    arguments = make_parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgepose.backends import RUNTIMES, read_model_spec
+from edgepose.backends import read_model_spec
+from edgepose.cli.arguments import add_machine_options, attempts, positive, scales, share
 from edgepose.cli.interrupts import Interrupts
 from edgepose.cli.progress import Progress
 from edgepose.cli.writers import FORMATS, TEXT_FORMATS, infer_format, names_picture, open_writer
@@ -19,7 +20,6 @@ from edgepose.detectors import FAMILIES, OnnxDetector
 from edgepose.errors import BackendUnavailableError, InvalidInputError
 from edgepose.estimator import DEFAULT_MODEL, Estimator, resolve_model
 from edgepose.optional import require_cv2
-from edgepose.pipeline.bottomup import check_scales
 from edgepose.result import PoseResult
 from edgepose.sources import RECONNECT, Frame, FrameSource, Skip, open_source
 from edgepose.spec import ModelSpec
@@ -90,26 +90,26 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument(
         "--score-threshold",
-        type=_share,
+        type=share,
         metavar="SCORE",
         help="lowest score of a person that is found (default: 0.3, of bottom-up models 0.1)",
     )
     parser.add_argument(
         "--max-persons",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="at most so many persons that are found, the best (default: 30)",
     )
     parser.add_argument(
         "--nms",
-        type=_share,
+        type=share,
         metavar="SIMILARITY",
         help="drop persons more similar than this, from 0 to 1, to one with a higher score (default: keep "
         "all)",
     )
     parser.add_argument(
         "--scales",
-        type=_scales,
+        type=scales,
         metavar="LIST",
         help="average runs of a bottom-up model at these scales, for instance 0.5,1,2 (default: 1)",
     )
@@ -127,11 +127,11 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--track", action="store_true", help="give people identities over time")
     parser.add_argument("--smooth", action="store_true", help="smooth the joints over time")
     parser.add_argument(
-        "--every", type=_positive, default=1, metavar="N", help="use each N-th frame alone (default: 1)"
+        "--every", type=positive, default=1, metavar="N", help="use each N-th frame alone (default: 1)"
     )
     parser.add_argument(
         "--detect-every",
-        type=_positive,
+        type=positive,
         default=1,
         metavar="N",
         help="have --detector look at each N-th frame, and look where the people were in between (default: "
@@ -145,22 +145,12 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument(
         "--reconnect",
-        type=_attempts,
+        type=attempts,
         default=RECONNECT,
         metavar="N|forever",
         help=f"attempts in a row to open a lost camera or stream again (default: {RECONNECT})",
     )
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all there are)")
-    parser.add_argument(
-        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:1 (default: auto)"
-    )
-    parser.add_argument(
-        "--runtime",
-        choices=RUNTIMES,
-        default="auto",
-        help="what runs the network (default: auto, tensorrt for an engine, else onnxruntime where it is "
-        "installed, else openvino)",
-    )
+    add_machine_options(parser)
     parser.set_defaults(run=run, parser=parser)
 
 
@@ -447,38 +437,3 @@ class _Window:
     def close(self) -> None:
         """Close the window."""
         self._cv2.destroyAllWindows()
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}; give a number from 0 to 1")
-    return value
-
-
-def _attempts(text: str) -> int | None:
-    if text == "forever":
-        return None
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"found {text!r}; give a whole number, or forever")
-    return int(text)
-
-
-def _scales(text: str) -> tuple[float, ...]:
-    try:
-        scales = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}; give numbers, for instance 0.5,1,2") from None
-    try:
-        return check_scales(scales)
-    except InvalidInputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}; give a whole number of at least 1")
-    return int(text)

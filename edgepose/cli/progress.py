@@ -31,9 +31,9 @@ class Progress:
         """Expect so many items more."""
         self._total = (self._total or 0) + count
 
-    def step(self) -> None:
-        """Count one item."""
-        self._done += 1
+    def step(self, count: int = 1) -> None:
+        """Count an item, or several."""
+        self._done += count
         now = time.monotonic()
         if self._visible and now - self._shown >= _INTERVAL:
             self._shown = now

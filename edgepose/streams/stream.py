@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import importlib
 import logging
 import threading
 import time
@@ -16,10 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edgepose._inputs import check_number, check_switch
 from edgepose.errors import EdgePoseError, InvalidInputError
 from edgepose.result import PoseResult, Source
+from edgepose.smoothing import OneEuro
 from edgepose.streams.addresses import READ_TIMEOUT_MS
 from edgepose.streams.capture import Feed, Lost
 from edgepose.streams.follow import Follower, Smooths, Tracks
 from edgepose.streams.frames import Frame, FrameSource, OnSkip, Skip
+from edgepose.tracking import Tracker
 
 if TYPE_CHECKING:
     from edgepose.estimator import Estimator
@@ -364,12 +365,8 @@ class _Work:
 
 def _makers(options: StreamOptions) -> tuple[Callable[[], Tracks | None], Callable[[], Smooths | None]]:
     """What makes the tracker and the smoother of each source."""
-    track: Any = options.track
-    smooth: Any = options.smooth
-    if track is True:
-        track = importlib.import_module("edgepose.tracking").Tracker
-    if smooth is True:
-        smooth = importlib.import_module("edgepose.smoothing").OneEuro
+    track: Any = Tracker if options.track is True else options.track
+    smooth: Any = OneEuro if options.smooth is True else options.smooth
     return track or _nothing, smooth or _nothing
 
 

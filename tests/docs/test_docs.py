@@ -20,7 +20,7 @@ from tiny_detectors import fixed_detector
 
 import edgepose
 from edgepose import Grouping, ModelSpec, read_image
-from edgepose.cli import main
+from edgepose.cli import main, make_parser
 from edgepose.estimator import resolve_model
 from edgepose.samples import PERSON
 from tests.fakes import pycuda, tensorrt
@@ -154,6 +154,8 @@ def test_shell_names_what_exists(block: Block) -> None:
             found = re.fullmatch(r"(?:edgepose|\.)(?:\[([\w,]+)\])?", words[-1])
             assert found, line
             assert set((found[1] or "").split(",")) - {""} <= extras, line
+        elif words[0] == "edgepose":  # what needs data sets, or long runs
+            make_parser().parse_args(shlex.split(line.partition(" > ")[0])[1:])
         else:
             assert words[1:3] == ["-m", "venv"], f"{block}: unknown command {line}"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from edgepose.evaluation.people import People
 from edgepose.spec import ModelSpec
-from training.data.people import Crops, People
+from training.data.crops import Crops
 from training.data.targets import gaussian_targets
 
 __all__ = ["Perfect"]

@@ -151,7 +151,7 @@ def unique_persons(peaks: Peaks, options: dict[str, Any]) -> np.ndarray | None:
     which has one optimum: without any one of its pairs, the least cost is higher.
     """
     solve = pytest.importorskip(
-        "scipy.optimize", reason='needs SciPy: pip install "edgepose[training]"'
+        "scipy.optimize", reason='needs SciPy: pip install "edgepose[dev]"'
     ).linear_sum_assignment
     unique = True
     official_pairs = reference_grouping._official_pairs

@@ -147,7 +147,7 @@ def test_the_solvers_of_the_reference_find_the_least_cost(rows: int, more: int, 
 
 
 def test_cost_agrees_with_scipy() -> None:
-    optimize = pytest.importorskip("scipy.optimize", reason='needs SciPy: pip install "edgepose[training]"')
+    optimize = pytest.importorskip("scipy.optimize", reason='needs SciPy: pip install "edgepose[dev]"')
     for seed in range(20):
         cost = np.random.default_rng(seed).integers(0, 1000, (20, 20 + seed))
         columns = optimal_assignment(cost.tolist())

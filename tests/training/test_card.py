@@ -13,16 +13,16 @@ import pytest
 
 from edgepose import Estimator
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.coco import Picture, PictureSet
+from edgepose.evaluation.lsp import load_lsp
+from edgepose.evaluation.metrics import lsp_torso, pck
 from edgepose.skeleton import coco17
 from training import card
 from training.card import GOAL, read_runs, write_card
 from training.config import load_config
-from training.data.coco import Picture, PictureSet
-from training.data.lsp import load_lsp
 from training.evaluate_mosaics import held_out_mosaics, measure_mosaics
 from training.export import export, model_spec
 from training.loop import build_network
-from training.metrics import lsp_torso, pck
 
 
 def test_a_card_tells_what_the_file_scores(

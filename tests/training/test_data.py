@@ -13,14 +13,15 @@ import torch
 from scipy.io import loadmat, savemat
 
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.lsp import load_lsp
+from edgepose.evaluation.people import People
+from edgepose.evaluation.scorers import LspScorer
 from edgepose.skeleton import coco17, lsp14
 from edgepose.spec import Decoder, ModelSpec
 from tests.fakes.perfect import Perfect
 from training.__main__ import main
-from training.data.lsp import CONTEXT, load_lsp, load_lspet, lspet_count
-from training.data.people import People
+from training.data.lspet import CONTEXT, load_lspet, lspet_count
 from training.evaluate import evaluate, predict
-from training.scorers import LspScorer
 
 
 def test_lsp_regions_are_whole_pictures(small_data: Path) -> None:

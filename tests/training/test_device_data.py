@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.people import People, Pictures
 from edgepose.skeleton import lsp14
 from training.config import load_config
 from training.data import device as device_data
+from training.data.crops import Crops, Views
 from training.data.device import DevicePictures
 from training.data.loading import make_loader
-from training.data.people import Crops, People, Pictures, Views
 from training.data.transforms import Augmentation
 from training.loop import train
 

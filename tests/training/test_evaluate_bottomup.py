@@ -12,11 +12,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from edgepose.evaluation.lsp import load_lsp
 from edgepose.pipeline.poses import Poses
 from training import evaluate_bottomup
 from training.__main__ import main
 from training.config import load_config
-from training.data.lsp import load_lsp
 from training.evaluate_bottomup import evaluate_pictures
 from training.evaluate_mosaics import held_out_mosaics
 from training.export import model_spec

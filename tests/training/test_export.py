@@ -21,6 +21,7 @@ from edgepose import Estimator, ModelSpec
 from edgepose.backends import open_backend
 from edgepose.backends.onnx_metadata import read_spec
 from edgepose.errors import ModelFormatError, ParityError
+from edgepose.evaluation.people import People
 from edgepose.pipeline.bottomup import split_outputs
 from edgepose.pipeline.geometry import apply_affine, box_to_region, crop_affine
 from edgepose.skeleton import coco17, crowdpose14
@@ -28,7 +29,7 @@ from edgepose.spec import Grouping
 from training import export as export_module
 from training.__main__ import main
 from training.config import load_config
-from training.data.people import Crops, People
+from training.data.crops import Crops
 from training.evaluate import decode, normalizer
 from training.export import OPSET, TOLERANCE, check_output, export, model_spec
 from training.loop import train

@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from edgepose import PoseResult
+from edgepose.evaluation.ap import oks_ap
+from edgepose.evaluation.people import People
 from edgepose.skeleton import lsp14
 from training.data.bottomup import Labels, MosaicPictures
 from training.data.mosaics import Layout, Mosaic, Mosaics, lay_out
-from training.data.people import People
 from training.evaluate_mosaics import found_people, held_out_mosaics
-from training.oks import oks_ap
 
 DOT = 2.0
 """Standard deviation of the spot at each joint, in pixels."""

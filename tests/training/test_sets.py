@@ -16,18 +16,19 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.people import Pictures
+from edgepose.evaluation.scorers import CocoScorer, LspScorer, MpiiScorer
 from edgepose.skeleton import coco17, lsp14, mpii16
 from tests.fakes.perfect import Perfect
 from training.__main__ import main
 from training.checkpoints import read_state_dict
 from training.config import load_config
-from training.data.people import Crops, Pictures
+from training.data.crops import Crops
 from training.data.sets import load_people, load_test, load_unlabelled
 from training.evaluate import evaluate
 from training.export import model_spec
 from training.loop import Trainer, train
 from training.models import create
-from training.scorers import CocoScorer, LspScorer, MpiiScorer
 
 Write = Callable[..., Path]
 PARTS = ("head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
@@ -103,9 +104,12 @@ def test_data_that_does_not_fit(write_config: Write, small_data: Path, tmp_path:
     for annotation in content["annotations"]:
         annotation["keypoints"] = [0] * 51
     (root / "coco/nobody.json").write_text(json.dumps(content))
-    for name, text in (("train", "nothing to train on"), ("validation", "nobody to score")):
+    for name, text, where in (
+        ("train", "nothing to train on", "nobody"),
+        ("validation", "nobody to score", "6 pictures"),
+    ):
         changes = {f"{name}_annotations": "coco/nobody.json", "root": str(root)}
-        with pytest.raises(InvalidInputError, match=f"{text}; found no person .*nobody"):
+        with pytest.raises(InvalidInputError, match=f"{text}; found no person .*{where}"):
             load_people(load_config(write_config(**with_data(part("coco"), **changes))))
 
 

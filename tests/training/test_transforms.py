@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from edgepose.evaluation.people import People, pad_boxes
 from edgepose.pipeline.geometry import apply_affine, box_to_region
 from edgepose.skeleton import coco17, lsp14, mpii16
-from training.data.people import Crops, People, pad_boxes
+from training.data.crops import Crops
 from training.data.transforms import Augmentation, View, half_body, mirror_joints, view_affine, warp
 
 MODES = ["legacy", "udp"]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, default_collate
 
+from edgepose.evaluation.coco import PictureSet
 from edgepose.skeleton import Skeleton
-from training.data.coco import PictureSet
 from training.data.mosaics import Mosaics
 from training.data.targets import bottomup_targets, joint_indices
 from training.data.transforms import Augmentation, View, view_affine, warp

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgepose.errors import InvalidInputError
-from training.data.people import Pictures, read_picture
+from edgepose.evaluation.people import Pictures, read_picture
 
 __all__ = ["DevicePictures"]
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.people import People
+from edgepose.evaluation.people import People
 from training.data.transforms import Augmentation, View, mirror_joints, view_affine
 
 __all__ = ["Mosaic", "Mosaics", "lay_out"]

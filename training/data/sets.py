@@ -9,17 +9,26 @@ import numpy as np
 from PIL import Image
 
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.coco import PictureSet, read_annotations
+from edgepose.evaluation.lsp import load_lsp
+from edgepose.evaluation.mpii import load_mpii
+from edgepose.evaluation.people import People, Pictures
+from edgepose.evaluation.scorers import (
+    CocoScorer,
+    LspScorer,
+    MpiiScorer,
+    Scorer,
+    countable,
+    score_coco,
+    score_mpii,
+)
 from edgepose.pipeline.geometry import picture_box
 from edgepose.skeleton import SKELETONS, Skeleton
 from edgepose.sources import IMAGE_SUFFIXES
 from training.config import TrainConfig
-from training.data.coco import PictureSet, read_annotations
-from training.data.lsp import load_lsp, load_lspet, lspet_count
+from training.data.lspet import load_lspet, lspet_count
 from training.data.mosaics import Layout, Mosaic, Mosaics
-from training.data.mpii import HeadTruth, head_box_file, load_head_truth, load_mpii
-from training.data.people import People, Pictures
 from training.evaluate_mosaics import held_out_mosaics
-from training.scorers import CocoScorer, LspScorer, MpiiScorer, Scorer, countable
 
 __all__ = ["load_mosaics", "load_people", "load_pictures", "load_test", "load_unlabelled"]
 
@@ -179,34 +188,11 @@ def _lsp_people(root: Path, lsp: bool, lspet: bool, validation: int) -> tuple[Pe
 
 
 def _score_mpii(config: TrainConfig, *, head_boxes: bool) -> MpiiScorer:
-    """The validation part of MPII.
-
-    Args:
-        head_boxes: they must be there.
-    """
-    annotations, images = _paths(config, "validation")
-    people, located = load_mpii(annotations, images, config.padding)
-    path = head_box_file(annotations)
-    if path is not None:
-        return MpiiScorer(people, located, load_head_truth(path))
-    if head_boxes:
-        raise InvalidInputError(
-            f"cannot compute PCKh on {annotations}; found no gt_{annotations.stem}.mat beside it, which has "
-            "the head boxes; docs/training.md says where to get it"
-        )
-    return MpiiScorer(people, np.ones(len(people), bool), HeadTruth.of_people(people))
+    """The validation part of MPII; `head_boxes` must be there."""
+    return score_mpii(*_paths(config, "validation"), config.padding, head_boxes=head_boxes)
 
 
 def _score_coco(config: TrainConfig, detections: Path | None) -> CocoScorer:
     """The validation pictures, in annotated boxes or in those of a detector."""
-    pictures = load_pictures(config, "validation")
-    if detections is None:
-        candidates = pictures.people(config.padding)
-    else:
-        candidates = pictures.detected(detections, config.padding)
-    if not len(candidates.people):
-        raise InvalidInputError(
-            f"nobody to score; found no person with labelled joints in {config.data.validation_annotations}; "
-            "give another file"
-        )
-    return CocoScorer(pictures, candidates, (config.input_size[0], config.input_size[1]))
+    size = config.input_size[0], config.input_size[1]
+    return score_coco(load_pictures(config, "validation"), size, config.padding, detections)

@@ -1,14 +1,13 @@
-"""Accuracy figures and similarity of poses."""
+"""Percentages of correct keypoints."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.oks import oks, oks_nms
 from edgepose.skeleton import Skeleton, lsp14, mpii16
 
-__all__ = ["lsp_torso", "oks", "oks_nms", "pck", "pck_table", "pckh_table"]
+__all__ = ["lsp_torso", "pck", "pck_table", "pckh_table"]
 
 PCKH_PARTS = {
     "head": "head_top", "shoulder": "shoulder", "elbow": "elbow", "wrist": "wrist", "hip": "hip",
@@ -20,7 +19,8 @@ PCKH_PARTS = {
 def lsp_torso(joints: NDArray[np.floating]) -> NDArray[np.float64]:
     """Reference length (n,) of PCK on LSP: left shoulder to right hip of the ground truth (n, 14, 2)."""
     shoulder, hip = (joints[:, lsp14.index(name), :2] for name in ("left_shoulder", "right_hip"))
-    return np.linalg.norm(np.asarray(shoulder - hip, np.float64), axis=-1)
+    lengths: NDArray[np.float64] = np.linalg.norm(np.asarray(shoulder - hip, np.float64), axis=-1)
+    return lengths
 
 
 def pck(
@@ -52,7 +52,8 @@ def pck(
     with np.errstate(invalid="ignore", divide="ignore"):
         limit = threshold * np.asarray(reference)[:, None]
         correct = distance < limit if strict else distance <= limit
-        return 100 * (correct & counted).sum(0) / counted.sum(0)
+        shares: NDArray[np.float64] = 100 * (correct & counted).sum(0) / counted.sum(0)
+    return shares
 
 
 def pck_table(per_joint: NDArray[np.floating], skeleton: Skeleton) -> dict[str, float]:

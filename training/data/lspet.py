@@ -1,4 +1,4 @@
-"""Leeds Sports Pose and its extension (Johnson and Everingham 2010, 2011): a person a picture, 14 joints."""
+"""LSP Extended (Johnson and Everingham, CVPR 2011): a person a picture, 14 joints, to train on."""
 
 from __future__ import annotations
 
@@ -6,43 +6,17 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.lsp import check_range, existing, mat_joints
+from edgepose.evaluation.people import People, read_picture
 from edgepose.skeleton import lsp14
-from training.data.people import People, read_picture
 
-__all__ = ["CONTEXT", "load_lsp", "load_lspet", "lspet_count"]
+__all__ = ["CONTEXT", "load_lspet", "lspet_count"]
 
 CONTEXT = 4 / 3
 """Size of a region over that of the joints' bounding box: the median of LSP's own pictures."""
-
-
-def load_lsp(root: Path, first: int = 1, last: int = 1000) -> People:
-    """LSP pictures `first` to `last` (1-1000 train, 1001-2000 test); the region is the whole picture.
-
-    Args:
-        root: folder with ``joints.mat`` and ``images/im0001.jpg``; all joints are labelled.
-
-    Raises:
-        InvalidInputError: the folder does not hold the data set, or the range is outside of it.
-    """
-    joints = _mat_joints(_existing(root, "joints.mat")).transpose(2, 1, 0)
-    if joints.shape[1:] != (14, 3):
-        raise InvalidInputError(f"not LSP in {root}; found joints {joints.shape}; expected (n, 14, 3)")
-    _check_range(first, last, len(joints))
-    joints = joints[first - 1 : last]
-    paths = [root / "images" / f"im{i:04d}.jpg" for i in range(first, last + 1)]
-    images = [read_picture(path) for path in paths]
-    boxes = [(0, 0, image.shape[1] - 1, image.shape[0] - 1) for image in images]
-    return People(
-        skeleton=lsp14,
-        images=images,
-        joints=joints[..., :2].astype(np.float32),
-        visible=np.ones(joints.shape[:2], np.float32),
-        boxes=np.array(boxes, np.float32),
-    )
 
 
 def load_lspet(root: Path, first: int = 1, last: int | None = None, min_joints: int = 6) -> People:
@@ -59,7 +33,7 @@ def load_lspet(root: Path, first: int = 1, last: int | None = None, min_joints: 
     """
     joints = _lspet_joints(root)
     last = len(joints) if last is None else last
-    _check_range(first, last, len(joints))
+    check_range(first, last, len(joints))
     visible = joints[..., 2] > 0
     kept = [i for i in range(first - 1, last) if visible[i].sum() >= min_joints]
     joints, visible = joints[kept, :, :2].astype(np.float32), visible[kept]
@@ -92,7 +66,7 @@ def _lspet_joints(root: Path) -> NDArray[np.float64]:
             with np.load(packed) as file:
                 joints = file["joints"]
         else:
-            joints = _mat_joints(_existing(root, "joints.mat")).transpose(2, 0, 1)
+            joints = mat_joints(existing(root, "joints.mat")).transpose(2, 0, 1)
     except (KeyError, OSError, zipfile.BadZipFile) as error:
         raise InvalidInputError(f"cannot read {packed}; {error}; it needs an array 'joints'") from error
     if joints.shape[1:] != (14, 3):
@@ -100,31 +74,3 @@ def _lspet_joints(root: Path) -> NDArray[np.float64]:
             f"not LSP Extended in {root}; found joints {joints.shape}; expected (n, 14, 3)"
         )
     return joints
-
-
-def _mat_joints(path: Path) -> NDArray[np.float64]:
-    try:
-        joints = scipy.io.loadmat(path)["joints"]
-    except Exception as error:  # SciPy's reader has no common base of errors
-        raise InvalidInputError(
-            f"cannot read {path}; {type(error).__name__}: {error}; it needs an array 'joints': "
-            "fetch the data set again"
-        ) from error
-    if joints.ndim != 3:
-        raise InvalidInputError(f"cannot read {path}; found joints {joints.shape}; fetch the data set again")
-    return joints
-
-
-def _existing(root: Path, name: str) -> Path:
-    path = root / name
-    if not path.is_file():
-        raise InvalidInputError(
-            f"no data set in {root}; found no {name}; let data.root or the environment variable "
-            "EDGEPOSE_DATA name the folder with lsp/ and lspet/; docs/training.md says where to get them"
-        )
-    return path
-
-
-def _check_range(first: int, last: int, count: int) -> None:
-    if not 1 <= first <= last <= count:
-        raise InvalidInputError(f"pictures {first} to {last} are not in the data set; it has 1 to {count}")

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.ap import set_ap
+from edgepose.evaluation.coco import Candidates, PictureSet
+from edgepose.evaluation.metrics import lsp_torso, pck, pck_table, pckh_table
+from edgepose.evaluation.mpii import HeadTruth, head_box_file, load_head_truth, load_mpii
+from edgepose.evaluation.people import People
 from edgepose.oks import oks_nms
 from edgepose.pipeline.geometry import box_to_region
 from edgepose.pipeline.poses import Poses
 from edgepose.pipeline.topdown import person_score
-from training.data.coco import Candidates, PictureSet
-from training.data.mpii import HeadTruth
-from training.data.people import People
-from training.metrics import lsp_torso, pck, pck_table, pckh_table
-from training.oks import set_ap
 
-__all__ = ["CocoScorer", "LspScorer", "MpiiScorer", "Scorer", "countable"]
+__all__ = ["CocoScorer", "LspScorer", "MpiiScorer", "Scorer", "countable", "score_coco", "score_mpii"]
 
 OKS_LIMIT = 0.9
 """Poses more similar than this to a better one are dropped, as in the official evaluation."""
@@ -140,3 +141,54 @@ def countable(people: People) -> NDArray[np.bool_]:
     """Joints (n, k) that count in PCK on LSP: those labelled, of people whose torso is."""
     torso = [people.skeleton.index(name) for name in ("left_shoulder", "right_hip")]
     return (people.visible > 0) & (people.visible[:, torso] > 0).all(1, keepdims=True)
+
+
+def score_mpii(
+    annotations: Path, images: Path, padding: float, *, head_boxes: bool = True, limit: int | None = None
+) -> MpiiScorer:
+    """The people of an annotation file of MPII, see `load_mpii`.
+
+    Args:
+        annotations: such as ``valid.json``, beside it the evaluation's own ``gt_valid.mat``.
+        images: folder of the pictures.
+        padding: factor by which regions grow.
+        head_boxes: the evaluation's file must be there; else head sizes may be taken from the joints
+            (`HeadTruth.of_people`).
+        limit: at most so many people, the first.
+
+    Raises:
+        InvalidInputError: a file or folder is missing, or not in the format.
+    """
+    people, located = load_mpii(annotations, images, padding)
+    path = head_box_file(annotations)
+    if path is not None:
+        truth = load_head_truth(path)
+    elif head_boxes:
+        raise InvalidInputError(
+            f"cannot compute PCKh on {annotations}; found no gt_{annotations.stem}.mat beside it, which has "
+            "the head boxes; docs/training.md says where to get it"
+        )
+    else:
+        truth, located = HeadTruth.of_people(people), np.ones(len(people), bool)
+    if limit is not None and limit < len(people):
+        rows = int(np.flatnonzero(located)[limit - 1]) + 1
+        truth = HeadTruth(truth.joints[:rows], truth.head_sizes[:rows], truth.counted[:rows])
+        people, located = people[:limit], located[:rows]
+    return MpiiScorer(people, located, truth)
+
+
+def score_coco(
+    pictures: PictureSet, input_size: tuple[int, int], padding: float, detections: Path | None = None
+) -> CocoScorer:
+    """People of pictures one by one, in annotated boxes or in those of a detector's result file.
+
+    Raises:
+        InvalidInputError: nobody is found, or the file of detections is not usable.
+    """
+    candidates = pictures.people(padding) if detections is None else pictures.detected(detections, padding)
+    if not len(candidates.people):
+        raise InvalidInputError(
+            f"nobody to score; found no person with labelled joints in {len(pictures)} pictures; give "
+            "another file"
+        )
+    return CocoScorer(pictures, candidates, input_size)

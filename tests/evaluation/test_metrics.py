@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.io import loadmat
 
+from edgepose.evaluation.metrics import lsp_torso, pck, pck_table
+from edgepose.oks import oks, oks_nms
 from edgepose.skeleton import coco17, lsp14
-from training.metrics import lsp_torso, oks, oks_nms, pck, pck_table
 
 
 @pytest.mark.parametrize(("file", "expected"), [("LSP", 84.32), ("MPII_LSP", 90.50)])

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.coco import Candidates, PictureSet, load_coco
+from edgepose.evaluation.scorers import CocoScorer
 from edgepose.pipeline.geometry import box_to_region
 from edgepose.pipeline.poses import Poses
 from edgepose.skeleton import coco17, lsp14
-from training.data.coco import Candidates, PictureSet, load_coco
-from training.scorers import CocoScorer
 
 SIZE = (256, 192)
 

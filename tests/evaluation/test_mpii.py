@@ -13,11 +13,11 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.metrics import pckh_table
+from edgepose.evaluation.mpii import HeadTruth, head_box_file, load_head_truth, load_mpii
+from edgepose.evaluation.scorers import MpiiScorer
 from edgepose.pipeline.geometry import box_to_region
 from edgepose.skeleton import mpii16
-from training.data.mpii import HeadTruth, head_box_file, load_head_truth, load_mpii
-from training.metrics import pckh_table
-from training.scorers import MpiiScorer
 
 Write = Callable[..., Path]
 
@@ -97,7 +97,10 @@ def test_unusable_files(mpii: Path) -> None:
     with pytest.raises(InvalidInputError, match="jnt_missing"):
         load_head_truth(truth)
     truth.write_bytes(b"no MATLAB file")
-    with pytest.raises(InvalidInputError, match=r"cannot read .*it needs pos_gt_src"):
+    with pytest.raises(InvalidInputError, match=r"cannot read .*b'no MATLAB file'; give .*level 5"):
+        load_head_truth(truth)
+    savemat(truth, {"pos_gt_src": content["pos_gt_src"]})
+    with pytest.raises(InvalidInputError, match=r"KeyError: 'headboxes_src'; it needs pos_gt_src"):
         load_head_truth(truth)
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.matlab import read_arrays
+from edgepose.evaluation.people import People, Pictures, check_files, pad_boxes
 from edgepose.skeleton import mpii16
-from training.data.people import People, Pictures, pad_boxes
 
 __all__ = ["HeadTruth", "head_box_file", "load_head_truth", "load_mpii"]
 
@@ -76,14 +76,7 @@ def load_mpii(annotations: Path, images: Path, padding: float = 1.25) -> tuple[P
     Raises:
         InvalidInputError: a file or folder is missing, or not in the format.
     """
-    if not annotations.is_file():
-        raise InvalidInputError(
-            f"no annotations; found no file {annotations}; docs/training.md says where to get them"
-        )
-    if not images.is_dir():
-        raise InvalidInputError(
-            f"no pictures; found no folder {images}; docs/training.md says where to get them"
-        )
+    check_files(annotations, images)
     count = len(mpii16)
     try:
         entries = json.loads(annotations.read_bytes())
@@ -91,8 +84,8 @@ def load_mpii(annotations: Path, images: Path, padding: float = 1.25) -> tuple[P
         centers = np.array([entry["center"] for entry in entries], np.float64).reshape(-1, 2)
         scales = np.array([float(entry["scale"]) for entry in entries], np.float64)
         joints = np.array([entry["joints"] for entry in entries], np.float64).reshape(len(names), count, 2)
-        visible = np.array([entry["joints_vis"] for entry in entries], np.float64)
-        visible = visible.reshape(len(names), count) > 0
+        marks = np.array([entry["joints_vis"] for entry in entries], np.float64)
+        visible = marks.reshape(len(names), count) > 0
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInputError(
             f"cannot read {annotations}; {type(error).__name__}: {error}; give a list of people with image, "
@@ -128,8 +121,8 @@ def load_head_truth(path: Path) -> HeadTruth:
     Raises:
         InvalidInputError: the file is damaged or not in the format.
     """
+    content = read_arrays(path)
     try:
-        content = scipy.io.loadmat(path)
         joints = np.asarray(content["pos_gt_src"], np.float64).transpose(2, 0, 1) - 1
         low, high = np.asarray(content["headboxes_src"], np.float64)
         missing = np.asarray(content["jnt_missing"]).T != 0
@@ -138,7 +131,7 @@ def load_head_truth(path: Path) -> HeadTruth:
         sizes = HEAD_BOX_SHARE * np.linalg.norm(high - low, axis=0)
         if sizes.shape != joints.shape[:1]:
             raise ValueError(f"{len(joints)} people, head boxes of {sizes.shape}")
-    except Exception as error:  # SciPy's reader has no common base of errors
+    except (KeyError, ValueError) as error:
         raise InvalidInputError(
             f"cannot read {path}; {type(error).__name__}: {error}; it needs pos_gt_src (16, 2, n), "
             "headboxes_src (2, 2, n) and jnt_missing (16, n)"

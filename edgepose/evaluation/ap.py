@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
 from edgepose.errors import InvalidInputError
+from edgepose.evaluation.coco import PictureSet
+from edgepose.optional import require
 from edgepose.pipeline.poses import Poses
 from edgepose.result import PoseResult
 from edgepose.skeleton import Skeleton, coco17, crowdpose14
-from training.data.coco import PictureSet
 
 __all__ = ["evaluate_results", "oks_ap", "result_entries", "set_ap", "truth_entries"]
 
@@ -120,9 +120,9 @@ def truth_entries(pictures: PictureSet) -> Json:
         )
         for other in picture.unlabelled:
             _, _, w, h = other["bbox"]
-            joints = {"keypoints": [0] * 3 * len(pictures.skeleton), "num_keypoints": 0}
+            joints: Json = {"keypoints": [0] * 3 * len(pictures.skeleton), "num_keypoints": 0}
             area = other.get("area", BOX_TO_AREA * w * h)
-            kept = {key: other[key] for key in ("bbox", "iscrowd") if key in other}
+            kept: Json = {key: other[key] for key in ("bbox", "iscrowd") if key in other}
             annotations.append({**joints, "area": area, **kept, "image_id": picture.id, "category_id": 1})
     return _dataset(images, annotations, pictures.skeleton)
 
@@ -192,10 +192,11 @@ def _content(source: Path | Json | Sequence[Json]) -> Any:
 
 def _score(truth: Json, results: Sequence[Json], skeleton: Skeleton, *, crowd: bool) -> dict[str, float]:
     names = CROWDPOSE_STATS if crowd else COCO_STATS
+    package = require("faster_coco_eval", "average precision", "edgepose[eval]")
     try:
-        annotated = COCO(truth, use_deepcopy=True)
+        annotated = package.COCO(truth, use_deepcopy=True)
         detected = annotated.loadRes(list(results))
-        evaluator = COCOeval_faster(
+        evaluator = package.COCOeval_faster(
             annotated,
             detected,
             "keypoints_crowd" if crowd else "keypoints",
