@@ -25,15 +25,15 @@ from edgepose._inputs import (
     to_frame,
 )
 from edgepose.backends import carries_spec, device_network, open_backend, read_model_spec
-from edgepose.backends.base import sides_of
+from edgepose.backends.base import usual_size
 from edgepose.catalog import ALIASES, DEFAULT_MODEL, MODELS, resolve_model
 from edgepose.detectors import Detector, OnnxDetector, PersonFinder, detect
 from edgepose.errors import BackendUnavailableError, InvalidInputError
-from edgepose.oks import oks_nms
 from edgepose.pipeline.bottomup import BottomUp, check_scales
 from edgepose.pipeline.gpu.choice import device_crops, device_frames, lacking
 from edgepose.pipeline.gpu.device_picture import DevicePicture
 from edgepose.pipeline.poses import Poses, StageTimes
+from edgepose.pipeline.selection import Selection
 from edgepose.pipeline.topdown import PersonBoxes, TopDown
 from edgepose.result import PoseResult, Timings
 from edgepose.sources import RECONNECT, Frame, OnSkip, SourceLike, open_sources
@@ -180,7 +180,6 @@ class Estimator:
             "kernels": kernels,
         }
         self._keypoint_threshold = keypoint_threshold
-        self._nms_threshold = nms_threshold
         self._max_persons = max_persons
         self._lock = threading.RLock()  # a detector may call its own estimator
         self._process = os.getpid()
@@ -237,7 +236,13 @@ class Estimator:
         finds = self._bottom_up is not None or isinstance(self._detector, PersonFinder)
         threshold = options["score_threshold"]
         default_threshold = SCORE_THRESHOLD["bottomup" if finds else "topdown"]
-        self._score_threshold = default_threshold if threshold is None else threshold
+        self._select = Selection(
+            default_threshold if threshold is None else threshold,
+            options["nms_threshold"],
+            self._max_persons,
+            spec.skeleton.sigmas,
+            top_down=self._bottom_up is None,
+        )
         backend = self._backend.describe()
         if network is not None:
             backend["pipeline"] = reason or "whole on the GPU"
@@ -408,7 +413,7 @@ class Estimator:
         Of a bottom-up model that takes any size, and of a CUDA graph for several boxes, that is so only for
         the size that is run here: the model's own, or the usual one of an engine.
         """
-        height, width = _usual_size(self.info.spec)
+        height, width = usual_size(self.info.spec)
         picture = np.zeros((height, width, 3), np.uint8)
         box = None if self._top_down is None else np.array([[0, 0, width, height]], np.float32)
         for _ in range(runs):
@@ -536,26 +541,12 @@ class Estimator:
         return [next(found) if persons is None else persons for persons in known]
 
     def _choose(self, poses: Poses, given: Any, everybody: bool) -> Poses:
-        """The persons to return: those that the caller gave, else by threshold, similarity and number.
-
-        With `everybody` a bottom-up model's are not limited in number.
-        """
+        """The persons to return: all that the caller gave, else a selection."""
         if self._bottom_up is None and (
             self._detector is None or not (given is None or isinstance(given, PersonBoxes))
         ):
             return poses
-        scores = poses.person_scores
-        rows = np.argsort(-scores, kind="stable").astype(np.int64)
-        rows = rows[scores[rows] >= self._score_threshold]
-        if self._nms_threshold is not None:
-            sides = poses.boxes[rows, 2:] - poses.boxes[rows, :2]
-            sigmas = self.info.spec.skeleton.sigmas
-            keypoints, areas = poses.keypoints[rows], sides.prod(axis=1)
-            rows = rows[oks_nms(keypoints, scores[rows], areas, sigmas, self._nms_threshold)]
-        if self._bottom_up is None:
-            return poses.take(np.sort(rows))
-        limit = len(rows) if everybody else self._max_persons
-        return poses.take(rows[:limit], truncated=len(rows) > limit)
+        return self._select(poses, everybody=everybody)
 
     def _tell_truncated(self, poses: list[Poses]) -> None:
         """Log the first time that persons may be missing."""
@@ -589,16 +580,6 @@ class Estimator:
             check_places(boxes, image.shape[:2], name)
             return PersonBoxes(boxes, scores, self.info.spec.padding)
         return PersonBoxes.of_picture(image) if self._detector is None else None
-
-
-def _usual_size(spec: ModelSpec) -> tuple[int, int]:
-    """(height, width) of pictures that a model is made for; of an engine, of those it is fastest with."""
-    engine = spec.provenance.get("engine")
-    profile = engine.get("profile") if isinstance(engine, dict) else None
-    if spec.task == "bottomup" and isinstance(profile, dict):
-        height, width = profile["opt"][sides_of(spec)]
-        return height, width
-    return spec.input_size
 
 
 def _with_own_finder(

@@ -37,6 +37,7 @@ __all__ = [
     "input_port",
     "padded_batch",
     "sides_of",
+    "usual_size",
     "wanted_outputs",
 ]
 
@@ -208,6 +209,16 @@ def wanted_outputs(spec: ModelSpec, names: Sequence[str]) -> list[str]:
 def sides_of(spec: ModelSpec) -> slice:
     """Where height and width stand in the shape of a network's input."""
     return slice(1, 3) if spec.input_format == "uint8_nhwc" else slice(2, 4)
+
+
+def usual_size(spec: ModelSpec) -> tuple[int, int]:
+    """(height, width) of pictures that a model is made for; of an engine, of those it is fastest with."""
+    engine = spec.provenance.get("engine")
+    profile = engine.get("profile") if isinstance(engine, dict) else None
+    if spec.task == "bottomup" and isinstance(profile, dict):
+        height, width = profile["opt"][sides_of(spec)]
+        return height, width
+    return spec.input_size
 
 
 def input_port(spec: ModelSpec, batch: Any, sides: Sequence[Any]) -> tuple[str, list[Any]]:
