@@ -26,7 +26,7 @@ from training.data.sets import load_test
 from training.distill.teacher import best_weights
 from training.evaluate import evaluate
 from training.export import model_spec
-from training.loop import is_complete, read_log, train
+from training.loop import begun, is_complete, read_log, train
 from training.models import create
 from training.models.layers import count_macs
 from training.models.okdhp import Branched, extract_branch
@@ -259,7 +259,7 @@ def perform(run: Run) -> None:
     for config in run.configs:
         if not is_complete(config):
             log.info("training %s", config.name)
-            train(config, resume=any((Path(config.output) / config.name).glob("**/last.pt")))
+            train(config, resume=begun(config))
     result = measure(run)
     part = run.result_file.with_suffix(".part")
     part.write_text(json.dumps(result, indent=1) + "\n")
@@ -283,27 +283,31 @@ def measure(run: Run) -> dict[str, Any]:
     network.to(device)
     spec, scorer = model_spec(config), load_test(config)
 
-    def headline(net: nn.Module, description: ModelSpec = spec) -> float:
-        return evaluate(net, description, scorer, device=device)[scorer.headline]
+    def table(net: nn.Module, description: ModelSpec = spec) -> dict[str, float]:
+        return evaluate(net, description, scorer, device=device)
 
     size = spec.input_size
     result: dict[str, Any] = {"training_macs": count_macs(network, size)}
-    deployable = network
+    deployable, test = network, table(network)
     if isinstance(network, Branched):
         students = [extract_branch(network, b) for b in range(len(network.students))]
-        result["branches"] = [headline(student) for student in students]
-        result["ensemble"] = headline(network)
-        deployable = students[read_checkpoint(run.folder / "student.pt")["branch"]]
+        tables = [table(student) for student in students]
+        result["branches"] = [found[scorer.headline] for found in tables]
+        result["ensemble"] = test[scorer.headline]
+        chosen = read_checkpoint(run.folder / "student.pt")["branch"]
+        deployable, test = students[chosen], tables[chosen]
     if run.teacher is not None:
         teacher = count_macs(create(run.teacher.model, **run.teacher.options), size)
         asked = sum(entry.epochs for entry in run.configs if entry.distill.method == "fpd")
         result["training_macs"] += teacher * (1 + asked / sum(entry.epochs for entry in run.configs))
     if run.method == "plain":
         specs = {name: replace(spec, decoder=decoder) for name, decoder in DECODERS.items()}
-        result["decoders"] = {name: headline(network, changed) for name, changed in specs.items()}
+        result["decoders"] = {
+            name: table(network, changed)[scorer.headline] for name, changed in specs.items()
+        }
     lines = [line for entry in run.configs for line in read_log(Path(entry.output) / entry.name)]
     return {
-        "test": evaluate(deployable, spec, scorer, device=device),
+        "test": test,
         **result,
         "macs": count_macs(deployable, size),
         "parameters": sum(p.numel() for p in deployable.parameters()),

@@ -41,7 +41,7 @@ from training.models.okdhp import Branched, extract_branch
 from training.precision import exempt_slow_bfloat16
 from training.tasks import make_task
 
-__all__ = ["DivergedError", "Trainer", "is_complete", "read_log", "train"]
+__all__ = ["DivergedError", "Trainer", "begun", "is_complete", "read_log", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +150,11 @@ def is_complete(config: TrainConfig) -> bool:
     if not (folder / "best.pt").is_file() or not lines:
         return False
     return (lines[-1].get("stage", 0), lines[-1]["epoch"]) == (config.stages - 1, config.epochs)
+
+
+def begun(config: TrainConfig) -> bool:
+    """Has this run, or a stage of it, an epoch to go on from?"""
+    return any((Path(config.output) / config.name).glob("**/last.pt"))
 
 
 def build_network(config: TrainConfig) -> nn.Module:

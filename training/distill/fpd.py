@@ -37,9 +37,8 @@ def fpd_loss(
     """
     teacher = teacher.detach()
     hints = weights if masked else weights.new_ones(weights.shape)
-    truth_factor, teacher_factor = 1 - alpha, alpha
     # The factors enter the squared error by their roots, as weights do.
-    truth_weights, hint_weights = truth_factor**0.5 * weights, teacher_factor**0.5 * hints
+    truth_weights, hint_weights = (1 - alpha) ** 0.5 * weights, alpha**0.5 * hints
     if labelled is not None:
         known = labelled.to(weights.dtype)[:, None]
         truth_weights = truth_weights * known

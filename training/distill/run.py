@@ -13,7 +13,7 @@ from edgepose.skeleton import SKELETONS
 from training.config import TrainConfig
 from training.data.sets import load_unlabelled
 from training.distill.teacher import related_config, teacher_config
-from training.loop import is_complete, train
+from training.loop import begun, is_complete, train
 from training.models import create
 
 __all__ = ["distill"]
@@ -52,8 +52,7 @@ def distill(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
         _complete(teacher, "teacher")
     if plain is not None:
         _complete(plain, "plain student")
-    begun = any((Path(config.output) / config.name).glob("**/last.pt"))
-    return train(config, resume=resume and begun)
+    return train(config, resume=resume and begun(config))
 
 
 def _complete(config: TrainConfig, what: str) -> None:
@@ -66,7 +65,7 @@ def _complete(config: TrainConfig, what: str) -> None:
     if config.distill.method:
         distill(config, resume=True)
     else:
-        train(config, resume=any(folder.glob("**/last.pt")))
+        train(config, resume=begun(config))
 
 
 def _shapes(config: TrainConfig) -> dict[str, torch.Size]:
