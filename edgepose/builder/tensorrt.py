@@ -3,7 +3,7 @@
 Precision stands in the graph: half precision as `edgepose.builder.half` writes it, int8 as pairs of
 QuantizeLinear and DequantizeLinear. TensorRT keeps to the graph's types (a strongly typed network); `_typing`
 holds what earlier versions need in its place. Values of TensorRT's enums are looked up by name, since their
-numbers differ between versions. What a build may use is described in `docs/guide.md`.
+numbers differ between versions. What a build may use is described in `docs/build.md`.
 """
 
 from __future__ import annotations
