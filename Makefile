@@ -31,7 +31,7 @@ SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-
 # The packaged photo shows half of a person; its box says where the whole one would be.
 BOXES := $(if $(filter $(SAMPLE).jpg,$(SOURCE)),--boxes $(SAMPLE).json)
 
-.PHONY: help demo test test-slow test-matrix test-tensorrt smoke lint cuda gpu bench bench-training soak readme clean
+.PHONY: help demo test test-slow test-matrix test-tensorrt smoke lint cuda gpu bench bench-training soak docs docs-serve readme clean
 .DELETE_ON_ERROR:
 
 help:  ## list the tasks
@@ -90,8 +90,17 @@ bench-training: $(VENV)/.test  ## time the training loop and distillation; sizes
 soak: $(VENV)/.test  ## memory over FRAMES=100000 frames of two sources; fails where it grows
 	$(BIN)/python tests/streams/soak.py --frames $(FRAMES)
 
-readme: $(VENV)/.test  ## bring the README's figures and picture up to date with the packaged model
+# Without a browser's requests to anywhere: no fonts, scripts or pictures from other sites.
+docs: $(VENV)/.test  ## build the documentation into build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo build/site/index.html
+
+docs-serve: $(VENV)/.test  ## show the documentation at http://127.0.0.1:8000, built anew with each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
+readme: $(VENV)/.test  ## bring the README's figures and all pictures up to date with the packaged models
 	$(BIN)/python docs/update_readme.py
+	$(BIN)/python docs/make_pictures.py
 
 clean:  ## remove environments, builds and outputs
 	rm -rf $(VENV) $(TRT_VENV) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

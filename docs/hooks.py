@@ -1,4 +1,4 @@
-"""What the site adds to the pages of this folder: the command line's options, the public names, model cards."""
+"""What the site adds to the pages of this folder: options, public names, model cards."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = "<!-- commands: written from the parsers -->"
 NAMES = "<!-- names: written from edgepose.__all__ -->"
 
+LINKS = re.compile(r"(<(?:a|autoref|h[1-6])\b.*?</(?:a|autoref|h[1-6])>)", re.DOTALL)
+CODE = re.compile(r"<code>([A-Za-z_][\w.]*)</code>")
+
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that lie outside of this folder: the changelog, and the packaged models' cards."""
@@ -30,12 +33,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Fill the places of generated text."""
+    """Fill the places of generated text, and lead to where the site has the models' cards."""
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, command_reference())
     if NAMES in markdown:
         markdown = markdown.replace(NAMES, name_table())
-    return markdown
+    return markdown.replace("](../edgepose/models/", "](models/")  # as `on_files` lays them
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Lead from names of edgepose, written as code, to their descriptions."""
+    parts = LINKS.split(html)
+    return "".join(part if index % 2 else CODE.sub(_reference, part) for index, part in enumerate(parts))
 
 
 def command_reference() -> str:
@@ -47,7 +56,7 @@ def command_reference() -> str:
 def name_table() -> str:
     """A row for each public name: its first sentence, and the way to its description."""
     rows = ["| name | |", "|---|---|"]
-    for name in edgepose.__all__:
+    for name in sorted(edgepose.__all__, key=str.lower):
         value = getattr(edgepose, name)
         if isinstance(value, str):
             about = "The version of the package."
@@ -59,18 +68,33 @@ def name_table() -> str:
     return "\n".join(rows)
 
 
+def _reference(code: re.Match[str]) -> str:
+    name = code[1]
+    if name in edgepose.__all__:
+        name = f"edgepose.{name}"
+    if not name.startswith("edgepose."):
+        return code[0]
+    return f'<autoref optional identifier="{name}">{code[0]}</autoref>'
+
+
 def _verb_section(name: str, parser: argparse.ArgumentParser) -> str:
-    parts = [f"## edgepose {name}", "", parser.description or "", ""]
-    usage = re.sub(r"^usage: ", "", parser.format_usage()).rstrip()
-    parts += ["```text", usage, "```", ""]
+    parts = [f"## edgepose {name}", "", _plain(parser.description or ""), ""]
+    parts += ["```text", _usage(parser), "```", ""]
     for group in parser._action_groups:
-        actions = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
+        actions = [action for action in group._group_actions if action.dest != "help"]
         if not actions:
             continue
         if group.title not in ("positional arguments", "options"):
             parts += [f"**{(group.title or '').capitalize()}**", ""]
         parts += [line for action in actions for line in _option(parser, name, action)]
     return "\n".join(parts)
+
+
+def _usage(parser: argparse.ArgumentParser) -> str:
+    formatter = argparse.HelpFormatter(parser.prog, width=88)
+    formatter.add_usage(None, parser._actions, parser._mutually_exclusive_groups)
+    prefix = "usage: "
+    return formatter.format_help().strip().removeprefix(prefix).replace("\n" + " " * len(prefix), "\n")
 
 
 def _option(parser: argparse.ArgumentParser, verb: str, action: argparse.Action) -> list[str]:
@@ -86,6 +110,9 @@ def _option(parser: argparse.ArgumentParser, verb: str, action: argparse.Action)
 
 
 def _plain(text: str) -> str:
-    """Text as it stands, with what Markdown would take for its own marked as not so, outside of code."""
+    """Text as it stands: options as code, and nothing outside of code taken for Markdown."""
+    text = re.sub(r"(?<![\w`-])(--[a-z-]*[a-z])", r"`\1`", text)
     parts = re.split(r"(``.+?``|`[^`]+`)", text)
-    return "".join(part if index % 2 else re.sub(r"([<>|*_\[\]])", r"\\\1", part) for index, part in enumerate(parts))
+    return "".join(
+        part if index % 2 else re.sub(r"([<>|*_\[\]])", r"\\\1", part) for index, part in enumerate(parts)
+    )

@@ -1,15 +1,12 @@
-"""Bring what the README measures or draws up to date with the packaged models: ``make readme``."""
+"""Bring the README's figures up to date with the packaged models: part of ``make readme``."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
-import edgepose
 from edgepose.backends import read_model_spec
 from edgepose.estimator import resolve_model
-from edgepose.samples import PERSON, PERSON_BOXES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -17,16 +14,8 @@ SECTION = re.compile(r"(<!-- model: [^>]*-->\n).*?(<!-- /model -->)", re.DOTALL)
 
 
 def main() -> None:
-    """Rewrite the README's table and picture."""
+    """Rewrite the README's table."""
     README.write_text(render(README.read_text("utf-8")), "utf-8")
-    with edgepose.Estimator() as estimator:
-        image = edgepose.read_image(PERSON)
-        picture = estimator(image, boxes=json.loads(PERSON_BOXES.read_text())).draw(image)
-    import cv2
-
-    target = ROOT / "docs" / "images" / PERSON.name
-    target.parent.mkdir(exist_ok=True)
-    cv2.imwrite(str(target), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
 def render(readme: str) -> str:

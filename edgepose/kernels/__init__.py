@@ -8,7 +8,7 @@ to the device and back costs more than the work there saves.
 
 The functions of this module use what `use` says, else what the environment variable
 ``EDGEPOSE_KERNELS`` names, else the fastest implementation that is there. Code that should not
-depend on that global choice holds a `Kernels` of its own, from `get`::
+depend on that global choice holds a `Kernels` of its own, from `get`:
 
     kernels = edgepose.kernels.get("native")
     coords, scores, covariance = kernels.soft_argmax(heatmaps)

@@ -139,7 +139,7 @@ def crop_pixels(
 
     The regions and the border are those of `crop_normalize`, with a `fill` of 0. Positions are rounded to
     1/256 px, halves up; from there on all arithmetic is on whole numbers, so that every implementation
-    returns the same bytes. With s and t the shares of the next column and row in 1/256, floors throughout::
+    returns the same bytes. With s and t the shares of the next column and row in 1/256, floors throughout:
 
         row(a, b)      = (256 a + (b - a) s) / 2             128 times the level between a and b
         upper, lower   = row(p00, p01), row(p10, p11)
@@ -192,7 +192,7 @@ def bgr_of_nv12(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     Not an op: only `edgepose.kernels.cuda` takes NV12, and there a crop equals one of this picture. The
     colours are those of ITU-R BT.601 in the limited range, in whole numbers of 2**-20, which each 2 x 2
-    pixels share (`cv2.COLOR_YUV2BGR_NV12` gives the same)::
+    pixels share (`cv2.COLOR_YUV2BGR_NV12` gives the same):
 
         y' = 1220542 max(0, y - 16) + 2**19,  and then  r, g, b from 0 to 255, floors:
         r = (y' + 1673527 (v - 128)) / 2**20

@@ -12,7 +12,7 @@ order written here; so other implementations return the same numbers, bit for bi
 **The final map** is made by `aggregate`, which builds it whole and is there to be read. The others must
 not: they may hold one joint's map, never all joints' at the final size.
 
-A resize from `a` to `b` pixels along an axis reads, for output pixel `i`::
+A resize from `a` to `b` pixels along an axis reads, for output pixel `i`:
 
     scale = float32(a) / float32(b)
     source = max((i + 0.5) * scale - 0.5, 0)
@@ -20,7 +20,7 @@ A resize from `a` to `b` pixels along an axis reads, for output pixel `i`::
     w1 = min(source - first, 1);  w0 = 1 - w1
 
 and gives, of the taps p = (first row, first column), q = (first, second), r = (second, first) and
-s = (second, second), with h0, h1 the weights of the rows::
+s = (second, second), with h0, h1 the weights of the rows:
 
     h0 * (w0 * p + w1 * q) + h1 * (w0 * r + w1 * s)
 
@@ -184,7 +184,7 @@ def refine(maps: PoseMaps, persons: Array) -> Array:
 
     A person's tag is the mean of the final tags at the pixels (as in `adjust`) of its joints with a score
     above 0, in joint order, those with a NaN left out: their float32 sum divided by their number. For each
-    joint whose score is 0 it looks for the pixel with the largest::
+    joint whose score is 0 it looks for the pixel with the largest:
 
         heatmap - rint(sqrt(sum over t of (tag - mean)^2))        float32, rint to even
 

@@ -11,7 +11,7 @@ assignments.
 **Matching.** Joints are visited in `joint_order`. The candidates of a joint are its peaks, in order. Let
 there be a person or more; the *references* are the first `max_persons` persons, each with the mean of its
 tag vectors: their float32 sum, in the order in which they came, divided by their number. With
-``ignore_too_much`` and `max_persons` references the joint is skipped. Else::
+``ignore_too_much`` and `max_persons` references the joint is skipped. Else:
 
     distance[i, j] = min(sqrt(sum over t of (float64(tag[i, t]) - float64(mean[j, t]))^2), 65536)
     cost[i, j] = rint(distance) * 100 - float64(score[i])     with use_detection_val, rint to even, else
@@ -30,7 +30,7 @@ it: if a new person's first tag equals that of an existing one (NaN equals nothi
 is set in that person, in place of what was there, and that person's tag vectors become this one alone.
 
 *Default assignment.* Costs are whole numbers, so that sums are exact and every implementation finds the
-same assignment::
+same assignment:
 
     primary[i, j] = rint(distance) * 100 * 2^28 - rint(score[i] * 2^28)
     primary[i, j] = rint(distance * 2^28)                     without use_detection_val

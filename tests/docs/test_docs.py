@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,11 +28,13 @@ from tests.fakes import pycuda, tensorrt
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "guide.md", ROOT / "docs" / "file-format.md")
-LINKED = (
-    *PAGES,
-    *(ROOT / "docs" / f"{name}.md" for name in ("training", "performance", "performance-gpu", "jetson")),
-)
+PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
+BOARD = {"jetson.md"}
+"""Pages whose examples need a board: its cameras, its engines."""
+CHECKOUT = {"training.md", "distillation.md"}
+"""Pages whose examples need data sets, or the weights of long runs."""
+SYSTEM = {".", "apt", "cd", "export", "jetson_clocks", "nvpmodel"}
+"""Commands that are not ours."""
 
 
 class Block(NamedTuple):
@@ -47,9 +50,10 @@ class Block(NamedTuple):
 def blocks(*languages: str) -> Iterator[Block]:
     for page in PAGES:
         text = page.read_text("utf-8")
-        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            if found[1] in languages or not languages:
-                yield Block(page, text.count("\n", 0, found.start(2)), found[1], found[2])
+        for found in re.finditer(r"^( *)```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL):
+            if found[2] in languages or not languages:
+                code = textwrap.dedent(found[3])
+                yield Block(page, text.count("\n", 0, found.start(3)), found[2], code)
 
 
 def commands(*, on_gpu: bool = False) -> list[Any]:
@@ -60,6 +64,12 @@ def commands(*, on_gpu: bool = False) -> list[Any]:
         for block, line in lines
         if bool(re.search(r"\.(engine|plan)\b", line)) == on_gpu
     ]
+
+
+def runnable() -> list[Path]:
+    """The pages with examples in Python that run anywhere."""
+    pages = {block.page for block in blocks("python")}
+    return sorted(page for page in pages if page.name not in BOARD | CHECKOUT)
 
 
 @pytest.fixture
@@ -89,7 +99,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", runnable(), ids=lambda page: page.name)
 def test_python_runs_in_order(page: Path, workplace: Path) -> None:
     for module in ("onnx", "pandas", "supervision"):
         pytest.importorskip(module)
@@ -146,22 +156,53 @@ def test_shell_names_what_exists(block: Block) -> None:
         re.findall(r"^(\w+) = \[", project.partition("[project.optional-dependencies]")[2], re.MULTILINE)
     )
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    for line in block.code.splitlines():
-        words = shlex.split(line)
+    for line in block.code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            del words[0]  # environment
+        if words[:1] == ["sudo"]:
+            del words[0]
+        if not words or words[0] in SYSTEM:
+            continue
         if words[0] == "make":
             assert set(words[1:]) <= targets, line
-        elif words[-3:-1] == ["pip", "install"] or words[:2] == ["pip", "install"]:
+        elif "pip" in words and words[-1].partition("[")[0] in ("edgepose", "."):
             found = re.fullmatch(r"(?:edgepose|\.)(?:\[([\w,]+)\])?", words[-1])
             assert found, line
             assert set((found[1] or "").split(",")) - {""} <= extras, line
-        elif words[0] == "edgepose":  # what needs data sets, or long runs
-            make_parser().parse_args(shlex.split(line.partition(" > ")[0])[1:])
+        elif words[0] in ("edgepose", "edgepose-build"):  # what needs data sets, or long runs
+            arguments = shlex.split(line.partition(" > ")[0])[1:]
+            make_parser().parse_args(["build", *arguments] if words[0] == "edgepose-build" else arguments)
+        elif "training" in words and words[words.index("training") - 1] == "-m":
+            check_training(words[words.index("training") + 1 :])
+        elif words[0].startswith("python") and words[1].startswith("benchmarks/"):
+            assert (ROOT / words[1]).is_file(), line
+        elif words[0].startswith("python") and block.page.name == "performance-gpu.md":
+            assert (ROOT / "benchmarks" / words[1]).is_file(), line
         else:
-            assert words[1:3] == ["-m", "venv"], f"{block}: unknown command {line}"
+            assert re.fullmatch(r"(env/bin/)?python3?", words[0]), f"{block}: unknown command {line}"
+            assert words[1] == "-c" or words[2] in ("venv", "pip"), f"{block}: unknown command {line}"
+
+
+def check_training(arguments: list[str]) -> None:
+    """A verb, and a configuration that is there; the reader's own have names without a folder."""
+    verb, first, *_ = arguments
+    assert verb in ("train", "distill", "evaluate", "export", "compare", "card"), verb
+    if first.startswith("training/"):
+        assert (ROOT / first).is_file(), first
+    else:
+        assert first in ("CONFIG", "my_fpd.yaml") or first.startswith("edgepose/models/"), first
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
-    assert {block.language for block in blocks()} <= {"python", "console", "sh", "json"}
+    kinds = {"python", "console", "sh", "json"}
+    told = {"text", "error", "yaml", ""}  # nothing that runs; `error` is the matter of test_site.py
+    assert {block.language for block in blocks()} <= kinds | told
+
+
+@pytest.mark.parametrize("block", list(blocks("python")), ids=str)
+def test_python_compiles(block: Block) -> None:
+    compile(block.code, str(block), "exec")
 
 
 def test_example_description_is_complete() -> None:
@@ -184,8 +225,9 @@ def test_format_page_lists_every_field() -> None:
     assert listed("Grouping") == {field.name for field in dataclasses.fields(Grouping)}
 
 
-@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
+    """Where pages are read on a code host; `make docs` checks those of the site, with their anchors."""
     for target in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
         if not target.startswith("https://"):
             assert (page.parent / target).exists(), target
