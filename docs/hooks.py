@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ def on_page_content(html: str, **_: Any) -> str:
     """Lead from names of edgepose, written as code, to their descriptions."""
     parts = LINKS.split(html)
     return "".join(part if index % 2 else CODE.sub(_reference, part) for index, part in enumerate(parts))
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Write what searches on pages that are opened from a folder: see ``from_files.js``."""
+    site = Path(config.site_dir)
+    index = (site / "search" / "search_index.json").read_text("utf-8")
+    (site / "search" / "search_index.js").write_text(f"var __index = {index}", "utf-8")
+    (worker,) = (site / "assets" / "javascripts" / "workers").glob("search.*.min.js")
+    source = json.dumps(worker.read_text("utf-8"))
+    (site / "search" / "worker.js").write_text(f"window.searchWorker = {source}", "utf-8")
 
 
 def command_reference() -> str:

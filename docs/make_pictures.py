@@ -1,4 +1,4 @@
-"""Make the pictures of the README and the site from the packaged photo and models: part of ``make readme``."""
+"""Make the pictures of the README and the site from the packaged photo and models: for ``make readme``."""
 
 from __future__ import annotations
 

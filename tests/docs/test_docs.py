@@ -196,7 +196,7 @@ def check_training(arguments: list[str]) -> None:
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
     kinds = {"python", "console", "sh", "json"}
-    told = {"text", "error", "yaml", ""}  # nothing that runs; `error` is the matter of test_site.py
+    told = {"text", "output", "yaml", ""}  # nothing that runs; `output` is the matter of test_site.py
     assert {block.language for block in blocks()} <= kinds | told
 
 

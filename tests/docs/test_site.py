@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from messages import messages
+from error_messages import messages
 
 import edgepose
 from edgepose import errors
@@ -28,7 +28,7 @@ DOCS = ROOT / "docs"
 TROUBLE = (DOCS / "troubleshooting.md").read_text("utf-8")
 QUOTED = [
     line
-    for block in re.findall(r"^```error\n(.*?)^```$", TROUBLE, re.MULTILINE | re.DOTALL)
+    for block in re.findall(r"^```output\n(.*?)^```$", TROUBLE, re.MULTILINE | re.DOTALL)
     for line in block.splitlines()
 ]
 
