@@ -21,6 +21,9 @@ COMMANDS = "<!-- commands: written from the parsers -->"
 NAMES = "<!-- names: written from edgepose.__all__ -->"
 
 LINKS = re.compile(r"(<(?:a|autoref|h[1-6])\b.*?</(?:a|autoref|h[1-6])>)", re.DOTALL)
+TAG = re.compile(r"<[^>]+>")
+TOGETHER = re.compile(r"<b><code>(?:<[^>]+>)*(\w+),(?:<[^>]+>)*</code></b>\s*\(<code>(.*?)</code>[^)]*\)")
+"""``mean, std: ...`` of a docstring, which is taken for one name and a type."""
 CODE = re.compile(r"<code>([A-Za-z_][\w.]*)</code>")
 
 
@@ -43,7 +46,8 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Lead from names of edgepose, written as code, to their descriptions."""
+    """Join names that are described together; lead from names of edgepose, written as code, to theirs."""
+    html = TOGETHER.sub(_together, html)
     parts = LINKS.split(html)
     return "".join(part if index % 2 else CODE.sub(_reference, part) for index, part in enumerate(parts))
 
@@ -77,6 +81,11 @@ def name_table() -> str:
             about = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
         rows.append(f"| [`{name}`][edgepose.{name}] | {_plain(about)} |")
     return "\n".join(rows)
+
+
+def _together(found: re.Match[str]) -> str:
+    others = TAG.sub("", found[2]).strip("()")
+    return f"<b><code>{found[1]}, {others}</code></b>"
 
 
 def _reference(code: re.Match[str]) -> str:

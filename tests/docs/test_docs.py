@@ -205,8 +205,13 @@ def test_python_compiles(block: Block) -> None:
     compile(block.code, str(block), "exec")
 
 
+def test_example_result_is_one() -> None:
+    (block,) = (block for block in blocks("json") if block.page.name == "results.md")
+    assert edgepose.PoseResult.from_dict(json.loads(block.code)).to_dict() == json.loads(block.code)
+
+
 def test_example_description_is_complete() -> None:
-    (block,) = blocks("json")
+    (block,) = (block for block in blocks("json") if block.page.name == "file-format.md")
     assert ModelSpec.from_json(block.code).to_dict() == json.loads(block.code)
 
 

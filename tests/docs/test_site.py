@@ -74,6 +74,13 @@ def test_every_public_name_is_described(site: Path) -> None:
     assert {f"edgepose.{name}" for name in edgepose.__all__} <= anchors
 
 
+def test_names_that_are_described_together_are_joined(site: Path) -> None:
+    assert "<b><code>mean, std</code></b>" in (site / "api" / "models.html").read_text("utf-8")
+    for path in (site / "api").glob("*.html"):
+        names = re.findall(r"<b><code>(.*?)</code></b>", path.read_text("utf-8"))
+        assert not [name for name in names if "," in re.sub(r"<[^>]+>|, \w", "", name)], path.name
+
+
 def test_every_option_of_every_verb_is_described(site: Path) -> None:
     (verbs,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
     anchors = Page(site / "cli.html").anchors
