@@ -210,6 +210,12 @@ def test_example_result_is_one() -> None:
     assert edgepose.PoseResult.from_dict(json.loads(block.code)).to_dict() == json.loads(block.code)
 
 
+def test_page_tells_the_columns_of_csv(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "photo.jpg", "--format", "csv"]) == 0
+    header = capsys.readouterr().out.splitlines()[0]
+    assert f"| `csv` | `{header}`" in (ROOT / "docs" / "results.md").read_text("utf-8")
+
+
 def test_example_description_is_complete() -> None:
     (block,) = (block for block in blocks("json") if block.page.name == "file-format.md")
     assert ModelSpec.from_json(block.code).to_dict() == json.loads(block.code)
