@@ -120,9 +120,10 @@ def _usage(parser: argparse.ArgumentParser) -> str:
 def _option(parser: argparse.ArgumentParser, verb: str, action: argparse.Action) -> list[str]:
     """An argument as an entry of a definition list, with an anchor of its own."""
     formatter = parser._get_formatter()
-    value = formatter._format_args(action, action.dest.upper()) if action.nargs != 0 else ""
     if not action.option_strings:
-        value = value.strip("[]")
+        value = str(action.metavar or action.dest)
+    else:
+        value = formatter._format_args(action, action.dest.upper()) if action.nargs != 0 else ""
     names = ", ".join(action.option_strings)
     anchor = f"{verb}-{(action.option_strings or [action.dest])[-1].lstrip('-')}"
     help_text = formatter._expand_help(action) if action.help else ""
