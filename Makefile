@@ -92,8 +92,7 @@ soak: $(VENV)/.test  ## memory over FRAMES=100000 frames of two sources; fails w
 
 # Without a browser's requests to anywhere: no fonts, scripts or pictures from other sites.
 docs: $(VENV)/.test  ## build the documentation into build/site; warnings are errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
-	@echo build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 docs-serve: $(VENV)/.test  ## show the documentation at http://127.0.0.1:8000, built anew with each change
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve

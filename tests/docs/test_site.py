@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -36,17 +37,38 @@ QUOTED = [
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site; warnings are errors."""
+    folder = tmp_path_factory.mktemp("site")
+    done = build(ROOT, folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def build(checkout: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     for module in ("material", "mkdocstrings"):
         pytest.importorskip(module)
-    folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)],
-        cwd=ROOT,
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(folder)],
+        cwd=checkout,
         capture_output=True,
         text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+
+
+def test_defects_end_the_build(tmp_path: Path) -> None:
+    shutil.copytree(DOCS, tmp_path / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    for name in ("edgepose", "CHANGELOG.md"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "docs" / "stray.md").write_text("# Not in the navigation\n")
+    with (tmp_path / "docs" / "kernels.md").open("a") as page:
+        page.write("\n[nowhere](people.md#nowhere)\n\n[no page](nowhere.md)\n")
+    with (tmp_path / "docs" / "api" / "index.md").open("a") as page:
+        page.write("\n[no name][edgepose.Nowhere]\n")
+    done = build(tmp_path, tmp_path / "site")
+    assert done.returncode == 1
+    for defect in ("stray.md", "#nowhere", "'nowhere.md'", "edgepose.Nowhere"):
+        assert defect in done.stderr
 
 
 class Page(HTMLParser):
