@@ -34,6 +34,7 @@ FILES = {
     "draw.js": "text/javascript; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "docs.js": "text/javascript; charset=utf-8",
+    "login.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 PATHS = frozenset(
@@ -111,8 +112,10 @@ def build_app(
             live.release()
 
     app.state.release = release
+    folder = resources.files("edgepose.serve") / "static"
     app.add_middleware(
         Guard,
+        entrance=(folder / "login.html").read_bytes(),
         token=token,
         allowed_hosts=allowed_hosts,
         paths=PATHS,

@@ -17,8 +17,8 @@ from edgepose.serve.refusal import Refusal
 __all__ = ["COOKIE", "OPEN_PATHS", "Guard", "check_token"]
 
 COOKIE = "edgepose_session"
-OPEN_PATHS = frozenset(("/healthz", "/readyz"))
-"""Answered without a token: they tell whether the server lives, and nothing else."""
+OPEN_PATHS = ("/healthz", "/readyz", "/static/")
+"""Beginnings of paths answered without a token: whether the server lives, and files of the package."""
 LEAST_TOKEN = 16
 
 _HEADERS = (
@@ -62,6 +62,7 @@ class Guard:
         app: what is guarded.
         token: that everybody must show; None: nobody.
         allowed_hosts: names in the Host header, without port; None: any.
+        entrance: the page that browsers get which have shown no token.
         paths: those that are counted by name.
         count: called with path and status of each answer.
     """
@@ -71,6 +72,7 @@ class Guard:
         app: App,
         token: str | None,
         allowed_hosts: Sequence[str] | None,
+        entrance: bytes,
         paths: frozenset[str],
         count: Callable[[str, int], None],
     ) -> None:
@@ -83,6 +85,7 @@ class Guard:
             else hmac.new(self._token, b"page", hashlib.sha256).hexdigest().encode()
         )
         self._hosts = None if allowed_hosts is None else {host.lower() for host in allowed_hosts}
+        self._entrance = entrance
         self._paths = paths
         self._count = count
 
@@ -109,8 +112,8 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", ()), *extra]}
             await send(message)
 
+        headers = dict(scope["headers"])
         try:
-            headers = dict(scope["headers"])
             self._check_host(headers)
             self._check_origin(headers, scope)
             cookie = self._check_token(headers, scope)
@@ -119,14 +122,18 @@ class Guard:
             if answered:
                 raise
             cookie = None
-            await _answer(refusal, send_on)
+            body, kind = refusal.to_json(), b"application/json"
+            if refusal.status == 401 and path == "/" and b"text/html" in headers.get(b"accept", b""):
+                body, kind = self._entrance, b"text/html; charset=utf-8"
+            await _answer(refusal, body, kind, send_on)
         except Exception:
             _log.exception("a request has failed: %s", path)
             if answered:
                 raise
             cookie = None
             failure = "the server failed; found an internal error; see the server's log"
-            await _answer(Refusal(500, "internal", failure), send_on)
+            answer = Refusal(500, "internal", failure)
+            await _answer(answer, answer.to_json(), b"application/json", send_on)
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         host = headers.get(b"host", b"").decode("latin-1").lower()
@@ -158,20 +165,20 @@ class Guard:
 
     def _check_token(self, headers: dict[bytes, bytes], scope: Scope) -> bytes | None:
         """The cookie to set, where the page was opened with a token."""
-        if self._token is None or self._session is None or scope["path"] in OPEN_PATHS:
+        if self._token is None or self._session is None or scope["path"].startswith(OPEN_PATHS):
             return None
+        page = scope["path"] == "/" and scope["method"] == "GET"
+        secure = b"; Secure" if scope.get("scheme") == "https" else b""
+        entered = COOKIE.encode() + b"=" + self._session + b"; Path=/; HttpOnly; SameSite=Strict" + secure
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token):
-            return None
+            return entered if page else None
         if hmac.compare_digest(_cookie(headers), self._session):
             return None
-        if scope["path"] == "/" and scope["method"] == "GET":
+        if page:
             query = parse_qs(scope["query_string"].decode("latin-1"))
             if hmac.compare_digest(query.get("token", [""])[0].encode(), self._token):
-                secure = b"; Secure" if scope.get("scheme") == "https" else b""
-                return (
-                    COOKIE.encode() + b"=" + self._session + b"; Path=/; HttpOnly; SameSite=Strict" + secure
-                )
+                return entered
         raise Refusal(
             401,
             "token",
@@ -189,9 +196,8 @@ def _cookie(headers: dict[bytes, bytes]) -> bytes:
     return b"" if found is None else found.value.encode("latin-1", "replace")
 
 
-async def _answer(refusal: Refusal, send: Send) -> None:
-    body = refusal.to_json()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+async def _answer(refusal: Refusal, body: bytes, kind: bytes, send: Send) -> None:
+    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
     headers += [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

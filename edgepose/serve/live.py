@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepose.errors import EdgePoseError
@@ -97,7 +98,8 @@ class LiveView:
         reconnect = self._options["reconnect"]
         opened = open_source(source, self._options.get("on_skip"), reconnect=reconnect)
         self.kind = opened.kind
-        self.name = opened.name
+        # Of a file the page tells the name, not where it lies.
+        self.name = opened.name if self.kind == "camera" or "://" in opened.name else Path(opened.name).name
         self._source = source
         self._repeat = repeat and self.kind in ("images", "video")
         self._stream: PoseStream = estimator.stream(opened, **self._options)

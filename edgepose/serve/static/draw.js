@@ -88,7 +88,7 @@ function drawJoints(context, shape, colors, outline) {
     context.arc(...point, radius, 0, 2 * Math.PI);
     context.fillStyle = colors.joints[joint];
     context.fill();
-    context.lineWidth = Math.max(radius / 3, 1.2);
+    context.lineWidth = Math.max(radius / 3, 1.6);
     context.strokeStyle = outline;
     context.stroke();
   });

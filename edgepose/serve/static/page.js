@@ -111,6 +111,7 @@ function tabulate(now = performance.now()) {
       })
     : [];
   $("joints").replaceChildren(...rows);
+  $("table-place").hidden = !rows.length;
   if ($("json-place").open) $("json").textContent = result ? JSON.stringify(result, null, 1) : "";
 }
 
@@ -134,7 +135,6 @@ function tellStatus(status) {
   chip(status.state === "running" ? "live" : status.state, kinds[status.state] ?? "");
   say(status.state === "failed" ? status.message : (TEXTS[status.state] ?? ""));
   $("fps").textContent = status.state === "running" ? status.fps.toFixed(1) : "–";
-  $("latency-name").textContent = "latency";
   $("latency").textContent = status.latency_ms === null ? "–" : `${Math.round(status.latency_ms)} ms`;
   $("dropped").textContent = status.dropped;
 }
@@ -210,6 +210,9 @@ function buttons() {
   $("pause").hidden = mode !== "live";
   $("pause").textContent = paused ? "Go on" : "Pause";
   $("pause").setAttribute("aria-pressed", String(paused));
+  $("fps-place").hidden = $("dropped-place").hidden = mode !== "live";
+  $("latency-name").textContent = mode === "live" ? "latency" : "time";
+  $("latency").textContent = "–";
   $("back").hidden = mode === "live" || !model?.source;
 }
 
@@ -235,9 +238,6 @@ async function estimate(file) {
       picture.close();
       return;
     }
-    $("fps").textContent = "–";
-    $("dropped").textContent = "–";
-    $("latency-name").textContent = "time";
     $("latency").textContent = `${Math.round(result.server.total)} ms`;
     say("");
     show({ picture, result, live: false });
@@ -279,7 +279,7 @@ $("copy").addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText(text); // given to secure pages alone
     $("copy").textContent = "Copied";
-    setTimeout(() => ($("copy").textContent = "Copy JSON"), 1500);
+    setTimeout(() => ($("copy").textContent = "Copy"), 1500);
   } catch {
     $("json-place").open = true;
     $("json").textContent = text;
