@@ -51,6 +51,14 @@ SECTIONS = (
         "the edge and vertex annotators of supervision take.",
     ),
     (
+        "Serving",
+        "serving.py",
+        "`edgepose serve` with the packaged model, asked for the packaged photo by clients that send the next "
+        "request when the last one is answered, and a loop that decodes the photo and calls the `Estimator`: the "
+        "bound, as the server runs the same one. Clients and server share the machine. Then requests come at "
+        "twice the rate that was served, whether earlier ones are answered or not.",
+    ),
+    (
         "Start-up",
         "startup.py",
         "Importing the package, and the way to the first result of the packaged model.",

@@ -158,7 +158,9 @@ def run(arguments: argparse.Namespace) -> int:
         error(str(failure))
     hosts = None
     if is_loopback(arguments.host):
-        hosts = [*LOCAL_HOSTS, *(arguments.allowed_host or ())]
+        own = arguments.host.strip("[]")
+        own = f"[{own}]" if ":" in own else own
+        hosts = [*LOCAL_HOSTS, own, *(arguments.allowed_host or ())]
     elif arguments.allowed_host:
         hosts = arguments.allowed_host
 

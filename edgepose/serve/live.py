@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,8 +98,7 @@ class LiveView:
         reconnect = self._options["reconnect"]
         opened = open_source(source, self._options.get("on_skip"), reconnect=reconnect)
         self.kind = opened.kind
-        # Of a file the page tells the name, not where it lies.
-        self.name = opened.name if self.kind == "camera" or "://" in opened.name else Path(opened.name).name
+        self.name = self._shown(opened.name)
         self._source = source
         self._repeat = repeat and self.kind in ("images", "video")
         self._stream: PoseStream = estimator.stream(opened, **self._options)
@@ -241,9 +240,16 @@ class LiveView:
             return False
         return True
 
+    def _shown(self, name: str) -> str:
+        """What viewers are told: of a file its name, not where it lies."""
+        return name if self.kind == "camera" or "://" in name else Path(name).name
+
     def _show(self, frame: Frame, result: PoseResult) -> None:
         now = time.monotonic()
-        captured = None if result.source is None else result.source.captured_ms
+        captured = None
+        if result.source is not None:
+            captured = result.source.captured_ms
+            result = replace(result, source=replace(result.source, path=self._shown(result.source.path)))
         with self._lock:
             self._number += 1
             self._newest = (self._number, frame, result)

@@ -46,7 +46,10 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_ = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return socket.create_server((host.strip("[]"), port), family=family, backlog=CONNECTIONS)
+        both = host.strip("[]") == "::" and socket.has_dualstack_ipv6()  # IPv4 too
+        return socket.create_server(
+            (host.strip("[]"), port), family=family, backlog=CONNECTIONS, dualstack_ipv6=both
+        )
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InvalidInputError(
