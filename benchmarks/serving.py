@@ -1,9 +1,9 @@
 """Ask `edgepose serve` by several clients, and at twice its capacity: ``python benchmarks/serving.py``.
 
-The server runs in a process of its own with the packaged model; each request posts the packaged photo. In each
-round the bare loop (decode and `Estimator` call, in this process, while the server is idle) and each number
-of clients have their turn. The open loop at the end sends each request on a connection of its own at its
-time, and counts answers: each request must get exactly one, and the server must count as many.
+The server runs in a process of its own with the packaged model; each request posts the packaged photo. In
+each round the bare loop (decode and `Estimator` call, in this process, while the server is idle) and each
+number of clients have their turn. The open loop at the end sends each request on a connection of its own at
+its time, and counts answers: each request must get exactly one, and the server must count as many.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def main() -> None:
     with Estimator(arguments.model) as estimator, serving(arguments.model) as server:
         estimator.warmup()
         print(
-            f"{describe()} {arguments.rounds} turns of {arguments.seconds:g} s each; {estimator.info.spec.name} on "
-            f"{estimator.info.backend['name']} {estimator.info.backend['device']}, photo of {len(photo) // 1000} kB."
+            f"{describe()} {arguments.rounds} turns of {arguments.seconds:g} s each; "
+            f"{estimator.info.spec.name} on {estimator.info.backend['name']} "
+            f"{estimator.info.backend['device']}, photo of {len(photo) // 1000} kB.\n"
         )
-        print()
         times: dict[str, list[list[float]]] = collections.defaultdict(list)
         for _ in range(arguments.rounds):
             times["bare loop"].append(bare_loop(estimator, photo, arguments.seconds))
@@ -175,7 +175,7 @@ async def closed_loop(port: int, photo: bytes, clients: int, seconds: float) -> 
 async def open_loop(
     server: Server, photo: bytes, rate: float, seconds: float
 ) -> tuple[list[tuple[int, float]], float]:
-    """Status (0: no answer) and time of each of the requests that come at a rate; the highest memory in MB."""
+    """Status (0: no answer) and seconds of each request, sent at a rate; and the highest memory in MB."""
     loop = asyncio.get_running_loop()
     started = loop.time()
     peak = server.memory()
@@ -198,8 +198,9 @@ async def open_loop(
 
 
 def _post(photo: bytes) -> bytes:
-    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {len(photo)}"
-    return head.encode() + b"\r\n\r\n" + photo
+    lines = ["POST /v1/predict HTTP/1.1", "Host: localhost", "Content-Type: image/jpeg"]
+    lines += [f"Content-Length: {len(photo)}", "", ""]
+    return "\r\n".join(lines).encode() + photo
 
 
 async def _once(port: int, request: bytes) -> tuple[int, bytes]:

@@ -47,9 +47,11 @@ def listen(host: str, port: int) -> socket.socket:
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         both = host.strip("[]") == "::" and socket.has_dualstack_ipv6()  # IPv4 too
-        return socket.create_server(
+        made = socket.create_server(
             (host.strip("[]"), port), family=family, backlog=CONNECTIONS, dualstack_ipv6=both
         )
+        # asyncio lets answers go at once (TCP_NODELAY) on sockets alone that say they are TCP.
+        return socket.socket(made.family, made.type, socket.IPPROTO_TCP, fileno=made.detach())
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InvalidInputError(

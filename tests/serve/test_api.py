@@ -307,6 +307,16 @@ def test_limits_are_checked(name: str) -> None:
         Limits(**{name: 0})
 
 
+def test_answers_go_at_once() -> None:
+    """Else each waits some 40 ms for the client to acknowledge its head."""
+    from edgepose.serve.server import listen
+
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+        with pytest.raises(InvalidInputError, match=r"cannot listen to 127\.0\.0\.1 port"):
+            listen("127.0.0.1", listener.getsockname()[1])
+
+
 # Who may ask.
 
 
