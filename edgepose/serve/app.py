@@ -20,7 +20,7 @@ from edgepose.serve.inference import InferenceThread
 from edgepose.serve.limits import Limits
 from edgepose.serve.live import LiveView
 from edgepose.serve.metrics import Metrics
-from edgepose.serve.predicting import Choice, Predictor
+from edgepose.serve.predicting import Choice, Predictor, read_boxes
 from edgepose.serve.refusal import Refusal
 from edgepose.serve.schema import LiveReply, ModelReply, PredictReply, ReadyReply, errors
 
@@ -149,6 +149,12 @@ def _add_api(
     )
     async def predict(
         request: Request,
+        boxes: Annotated[
+            str | None,
+            Query(
+                description="of a top-down model: JSON list of the persons' boxes, [x1, y1, x2, y2] in pixels"
+            ),
+        ] = None,
         score_threshold: Annotated[
             float | None, Query(ge=0, le=1, description="leave out persons with a lower score")
         ] = None,
@@ -159,9 +165,10 @@ def _add_api(
     ) -> JSONResponse:
         """Estimate the poses in a picture.
 
-        The parameters narrow what the server finds: they cannot bring what its own thresholds leave out.
+        Without boxes the server's detector or, where it has none, the whole picture serves. The thresholds
+        narrow what the server finds: they cannot bring what its own leave out.
         """
-        choice = Choice(score_threshold, keypoint_threshold, max_persons)
+        choice = Choice(read_boxes(boxes), score_threshold, keypoint_threshold, max_persons)
         return JSONResponse(await predictor(request, choice, metrics))
 
     @app.get(

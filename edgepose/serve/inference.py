@@ -8,7 +8,7 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgepose.errors import InvalidInputError
 from edgepose.result import PoseResult
@@ -42,6 +42,7 @@ class Estimated:
 @dataclass(frozen=True)
 class _Job:
     image: Image
+    boxes: Any
     future: Future[Estimated] = field(default_factory=Future)
     since: float = field(default_factory=time.perf_counter)
 
@@ -68,13 +69,17 @@ class InferenceThread:
         """Start the thread, which warms the model up first."""
         self._thread.start()
 
-    def submit(self, image: Image) -> Future[Estimated]:
+    def submit(self, image: Image, boxes: Any = None) -> Future[Estimated]:
         """Have a picture estimated. Cancelling the future while it waits takes it out of the queue.
 
+        Args:
+            image: BGR uint8 (H, W, 3).
+            boxes: as for a call of `Estimator`.
+
         Raises:
-            InvalidInputError: by the future: the picture is not usable.
+            InvalidInputError: by the future: the picture or a box is not usable.
         """
-        job = _Job(image)
+        job = _Job(image, boxes)
         with self._change:
             if self._stopped:
                 job.future.cancel()
@@ -125,7 +130,7 @@ class InferenceThread:
     def _estimate(self, jobs: list[_Job]) -> None:
         started = time.perf_counter()
         try:
-            results = self._estimator([job.image for job in jobs])
+            results = self._estimator([job.image for job in jobs], boxes=[job.boxes for job in jobs])
         except InvalidInputError as error:
             if len(jobs) > 1:  # one by one, to find whose fault it is
                 for job in jobs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,22 +24,26 @@ from edgepose.serve.refusal import Refusal
 if TYPE_CHECKING:
     from edgepose.serve.metrics import Metrics
 
-__all__ = ["Choice", "Predictor"]
+__all__ = ["Choice", "Predictor", "read_boxes"]
 
+MAX_BOXES = 100
+"""Persons of a picture, each of which costs a run of the network's share."""
 DECODERS = 2
 """Threads that decode pictures."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What of a result is wanted: a part of what the estimator finds.
+    """Where to look, and what of the result is wanted: a part of what the estimator finds.
 
     Attributes:
+        boxes: (n, 4) or (n, 5) of the persons, for a top-down model, or None.
         score_threshold: persons with a lower score are left out.
         keypoint_threshold: joints with a lower score become missing.
         max_persons: at most so many, those with the highest scores.
     """
 
+    boxes: Any = None
     score_threshold: float | None = None
     keypoint_threshold: float | None = None
     max_persons: int | None = None
@@ -105,7 +110,7 @@ class Predictor:
                 ) from None
             received = time.perf_counter()
             estimated, decode = await self._within(
-                end, request, self._work(body, request.headers.get("content-type", ""))
+                end, request, self._work(body, request.headers.get("content-type", ""), choice.boxes)
             )
         finished = time.perf_counter()
         seconds = {
@@ -182,7 +187,7 @@ class Predictor:
             for task in tasks:
                 task.cancel()
 
-    async def _work(self, body: bytes, media_type: str) -> tuple[Estimated, float]:
+    async def _work(self, body: bytes, media_type: str, boxes: Any) -> tuple[Estimated, float]:
         assert self._decoded is not None
         async with self._decoded:
             decoding = time.perf_counter()
@@ -190,7 +195,7 @@ class Predictor:
             image = await loop.run_in_executor(self._pool, decode_upload, body, media_type, self._limits)
             decode = time.perf_counter() - decoding
             try:
-                return await asyncio.wrap_future(self._inference.submit(image)), decode
+                return await asyncio.wrap_future(self._inference.submit(image, boxes)), decode
             except InvalidInputError as error:
                 raise Refusal(400, "unusable_picture", str(error)) from error
 
@@ -199,6 +204,28 @@ async def _left(request: Request) -> None:
     """Return when the client has closed its connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def read_boxes(text: str | None) -> Any:
+    """Boxes as a parameter gives them; their values are checked by the estimator.
+
+    Raises:
+        Refusal: 422: they are no JSON list, or too many.
+    """
+    if text is None:
+        return None
+    try:
+        boxes = json.loads(text)
+    except (ValueError, RecursionError):
+        boxes = None
+    if not isinstance(boxes, list) or len(boxes) > MAX_BOXES:
+        found = f"{len(boxes)} boxes" if isinstance(boxes, list) else repr(text[:40])
+        raise Refusal(
+            422,
+            "parameter",
+            f"boxes is not usable; found {found}; give a JSON list of [x1, y1, x2, y2], at most {MAX_BOXES}",
+        )
+    return boxes
 
 
 def _gone() -> Refusal:

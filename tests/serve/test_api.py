@@ -139,6 +139,22 @@ def test_parameters_narrow_the_result(gated: Gated) -> None:
             assert name in refusal(send(address, encoded(), params={name: value}), 422, "parameter")
 
 
+def test_boxes_say_where_to_look(estimator: Estimator) -> None:
+    box = [10.0, 5.0, 130.0, 165.0]
+    image = cv2.imdecode(np.frombuffer(encoded(), np.uint8), cv2.IMREAD_COLOR)
+    expected = estimator(image, boxes=[box, box]).to_dict()["persons"]
+    with serve(estimator) as address:
+
+        def ask(boxes: Any) -> Any:
+            text = boxes if isinstance(boxes, str) else json.dumps(boxes)
+            return send(address, encoded(), params={"boxes": text})
+
+        assert ask([box, box]).json()["persons"] == expected
+        assert "boxes[0][0] is empty" in refusal(ask([[5, 5, 1, 1]]), 400, "unusable_picture")
+        for wrong in ("x", "{}", "[" * 20_000, [box] * 101):
+            assert "boxes is not usable" in refusal(ask(wrong), 422, "parameter")
+
+
 def test_pictures_that_cannot_be_used(gated: Gated) -> None:
     good = encoded(suffix=".jpg")
     with serve(gated) as address:
