@@ -43,7 +43,7 @@ demo: $(VENV)/.demo  ## poses on the packaged photo, or on SOURCE=my.jpg; the pi
 # Three processes. The CUDA kernels and all that runs on them, emulated under the sanitizers, with the threads of a
 # block in another order than they come in. Training: PyTorch's threads next to those of the runtimes have crashed
 # it once.
-test: $(VENV)/.test $(EMULATION)/.built  ## the whole suite
+test: $(VENV)/.test $(VENV)/.browser $(EMULATION)/.built  ## the whole suite
 	$(BIN)/python -m pytest -m "not slow" --ignore tests/training --ignore tests/gpu $(PYTEST) $(NONE)
 	$(SANITIZED) EDGEPOSE_EMULATION=$(EMULATION) EMULATION_ORDER=reverse \
 	  $(BIN)/python -m pytest -m "not slow" tests/kernels tests/gpu $(PYTEST) $(NONE)
@@ -118,6 +118,17 @@ $(VENV)/.demo: $(VENV)/.venv $(BUILD_INPUTS)
 $(VENV)/.test: $(VENV)/.torch $(BUILD_INPUTS)
 	$(PIP) install --quiet --editable ".[dev,numba$(if $(shell cat $(VENV)/.torch),,,training)]"
 	@touch $@ $(VENV)/.demo
+
+# Chromium, for the tests of the live page alone. Where there is none they are skipped, but not in CI.
+$(VENV)/.browser: $(VENV)/.venv
+	@found() { command -v chromium && command -v chromedriver; } > /dev/null; \
+	if ! found && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  echo "apt-get install chromium chromium-driver"; \
+	  apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium chromium-driver; \
+	fi; \
+	if found; then touch $@; else \
+	  echo "the live page is not tested in a browser: chromium and chromium-driver are not installed"; \
+	fi
 
 # The kernels' CUDA sources for the CPU, to be tested without a GPU.
 $(EMULATION)/.built: $(VENV)/.test $(CMAKE_INPUTS) $(CPP)

@@ -51,6 +51,15 @@ SECTIONS = (
         "the edge and vertex annotators of supervision take.",
     ),
     (
+        "Serving",
+        "serving.py",
+        "`edgepose serve` with the packaged model, asked about the packaged photo by clients that send the "
+        "next request when the last one is answered, and a loop that decodes the photo and calls the "
+        "`Estimator`. The server decodes while the network runs and gives it several pictures at once. "
+        "Clients and server share the machine. Then requests come at twice the rate that was served, whether "
+        "earlier ones are answered or not.",
+    ),
+    (
         "Start-up",
         "startup.py",
         "Importing the package, and the way to the first result of the packaged model.",

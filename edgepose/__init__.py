@@ -101,12 +101,13 @@ __all__ = [
     "mpii16",
     "open_source",
     "read_image",
+    "serve",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "kernels":
-        return importlib.import_module("edgepose.kernels")
+    if name in ("kernels", "serve"):
+        return importlib.import_module(f"edgepose.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'edgepose' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"edgepose.{_HOMES[name]}"), name)

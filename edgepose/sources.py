@@ -29,6 +29,7 @@ __all__ = [
     "Skip",
     "SourceLike",
     "check_image",
+    "decode_image",
     "is_video",
     "log_skip",
     "open_source",
@@ -177,7 +178,7 @@ def read_image(path: str | os.PathLike[str]) -> Image:
         InvalidInputError: there is no such file, or it is no picture, or it is cut short.
         BackendUnavailableError: OpenCV is not installed.
     """
-    cv2 = require_cv2("reading pictures")
+    require_cv2("reading pictures")
     name = os.fspath(path)
     try:
         data = Path(name).read_bytes()
@@ -189,6 +190,21 @@ def read_image(path: str | os.PathLike[str]) -> Image:
         ) from None
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"cannot read {name}; {error}; check the path") from error
+    return decode_image(data, name)
+
+
+def decode_image(data: bytes, name: str) -> Image:
+    """The content of a picture file as BGR uint8 (H, W, 3), its EXIF orientation applied.
+
+    Args:
+        data: of the file.
+        name: of the picture, for messages.
+
+    Raises:
+        InvalidInputError: it is no picture, or cut short.
+        BackendUnavailableError: OpenCV is not installed.
+    """
+    cv2 = require_cv2("reading pictures")
     if not data:
         raise InvalidInputError(f"cannot read {name}; the file is empty; give a picture")
     if _is_cut_short(data):

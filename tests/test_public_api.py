@@ -19,6 +19,7 @@ PUBLIC = {
     "OnnxDetector", "Palette", "ParityError", "Person", "PoseResult", "PoseStream", "Skeleton", "Skip",
     "Source", "SourceStatus", "Timings", "Tracker", "__version__", "coco17", "crowdpose14", "draw_heatmaps",
     "draw_pose", "kernels", "lsp14", "mpii16", "open_source", "read_image",
+    "serve",
 }  # fmt: skip
 
 
@@ -53,6 +54,7 @@ def test_modules_export_what_they_list() -> None:
         "estimator",
         "oks",
         "result",
+        "serve",
         "skeleton",
         "smoothing",
         "sources",
@@ -72,7 +74,7 @@ import sys, edgepose
 from edgepose import *
 from edgepose import cli, estimator
 heavy = {"torch", "numba", "onnxruntime", "openvino", "onnx", "cv2", "pandas", "supervision"}
-heavy |= {"training", "scipy"}
+heavy |= {"training", "scipy", "fastapi", "uvicorn", "prometheus_client"}
 print(sorted(heavy & set(sys.modules)))
 """
     assert run_python(code) == "[]"
