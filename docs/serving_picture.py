@@ -59,7 +59,7 @@ def photograph(address: str) -> None:
         WebDriverWait(browser, 20).until(lambda page: page.find_elements("css selector", "#joints tr"))
         time.sleep(2)  # until frames per second are known
         image = cv2.imdecode(np.frombuffer(browser.get_screenshot_as_png(), np.uint8), cv2.IMREAD_COLOR)
-        cv2.imwrite(str(TARGET), image, [cv2.IMWRITE_JPEG_QUALITY, 88])
+        cv2.imwrite(str(TARGET), image, [cv2.IMWRITE_JPEG_QUALITY, 80])
     finally:
         browser.quit()
 

@@ -31,9 +31,11 @@ README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
 BOARD = {"jetson.md"}
 """Pages whose examples need a board: its cameras, its engines."""
+SERVED = {"serving.md"}
+"""Pages whose examples need a running server; tests/serve has them."""
 CHECKOUT = {"training.md", "distillation.md"}
 """Pages whose examples need data sets, or the weights of long runs."""
-SYSTEM = {".", "apt", "cd", "export", "jetson_clocks", "nvpmodel"}
+SYSTEM = {".", "apt", "cd", "curl", "export", "jetson_clocks", "nvpmodel"}
 """Commands that are not ours."""
 
 
@@ -69,7 +71,7 @@ def commands(*, on_gpu: bool = False) -> list[Any]:
 def runnable() -> list[Path]:
     """The pages with examples in Python that run anywhere."""
     pages = {block.page for block in blocks("python")}
-    return sorted(page for page in pages if page.name not in BOARD | CHECKOUT)
+    return sorted(page for page in pages if page.name not in BOARD | CHECKOUT | SERVED)
 
 
 @pytest.fixture
@@ -171,7 +173,7 @@ def test_shell_names_what_exists(block: Block) -> None:
             assert found, line
             assert set((found[1] or "").split(",")) - {""} <= extras, line
         elif words[0] in ("edgepose", "edgepose-build"):  # what needs data sets, or long runs
-            arguments = shlex.split(line.partition(" > ")[0])[1:]
+            arguments = shlex.split(line.partition(" > ")[0], comments=True)[1:]
             make_parser().parse_args(["build", *arguments] if words[0] == "edgepose-build" else arguments)
         elif "training" in words and words[words.index("training") - 1] == "-m":
             check_training(words[words.index("training") + 1 :])
@@ -196,7 +198,7 @@ def check_training(arguments: list[str]) -> None:
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
     kinds = {"python", "console", "sh", "json"}
-    told = {"text", "output", "yaml", ""}  # nothing that runs; `output` is the matter of test_site.py
+    told = {"text", "output", "yaml", "ini", ""}  # nothing that runs; `output` is the matter of test_site.py
     assert {block.language for block in blocks()} <= kinds | told
 
 
