@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgepose._assignment import assign
 from edgepose._clock import Clock
-from edgepose._inputs import check_number, check_switch, name_nearest
+from edgepose._inputs import check_number, check_result, check_switch, name_nearest
 from edgepose.detectors import person_boxes
 from edgepose.errors import InvalidInputError
 from edgepose.oks import oks_matrix
@@ -179,6 +179,7 @@ class Tracker:
             InvalidInputError: the skeleton or the size of the pictures changed, or the timestamp did not
                 grow.
         """
+        check_result(result)
         height, width = result.image_size
         stream = (result.skeleton, (height, width))
         if self._stream is not None and stream != self._stream:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepose import InvalidInputError, PoseResult, Tracker, coco17, lsp14
+from edgepose import InvalidInputError, OneEuro, PoseResult, Tracker, coco17, lsp14
 from edgepose._assignment import assign
 from tests.moving import SIZE, person, picture
 
@@ -360,3 +360,9 @@ def test_pairs_of_nothing() -> None:
     for shape in ((0, 3), (3, 0), (0, 0)):
         assert [each.tolist() for each in assign(np.zeros(shape), 0.5)] == [[], []]
     assert [each.tolist() for each in assign(np.full((2, 3), 0.4), 0.5)] == [[], []]
+
+
+@pytest.mark.parametrize("follower", [Tracker(), OneEuro()])
+def test_what_is_no_result_is_refused(follower: Any) -> None:
+    with pytest.raises(InvalidInputError, match="not a PoseResult; found list"):
+        follower.update([])
