@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from edgepose._inputs import check_number, check_switch
 from edgepose.errors import EdgePoseError, InvalidInputError
 from edgepose.result import PoseResult, Source
@@ -69,9 +71,18 @@ class StreamOptions:
         check_switch("latest", self.latest)
         check_number("every", self.every, 1, None, whole=True)
         check_number("detect_every", self.detect_every, 1, None, whole=True)
-        for name in ("track", "smooth"):
-            if not callable(getattr(self, name)):
-                check_switch(name, getattr(self, name))
+        for name, kind in (("track", "Tracker"), ("smooth", "OneEuro")):
+            value = getattr(self, name)
+            if not callable(value) and not isinstance(value, (bool, np.bool_)):
+                raise InvalidInputError(
+                    f"{name} is not usable; found {type(value).__name__}; give True, False, or what makes "
+                    f"one for each source: lambda: edgepose.{kind}()"
+                )
+        if self.boxes is not None and not callable(self.boxes):
+            raise InvalidInputError(
+                f"boxes is not usable; found {type(self.boxes).__name__}; give a function from a Frame to "
+                "its boxes"
+            )
 
 
 class _Done(NamedTuple):

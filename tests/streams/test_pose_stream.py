@@ -25,6 +25,7 @@ from edgepose import (
     PoseStream,
     Skip,
     SourceStatus,
+    Tracker,
     open_source,
 )
 from edgepose.streams.stream import StreamOptions
@@ -314,7 +315,12 @@ class TestErrors:
             ({"detect_every": 0}, "detect_every is not usable"),
             ({"detect_every": 2}, "where no detector serves"),
             ({"track": "yes"}, "track is not usable"),
+            (
+                {"track": Tracker()},
+                r"track is not usable; found Tracker; give .* lambda: edgepose.Tracker\(\)",
+            ),
             ({"smooth": 2}, "smooth is not usable"),
+            ({"boxes": [[0, 0, 9, 9]]}, "boxes is not usable; found list; give a function"),
             ({"reconnect": -1}, "reconnect is not usable"),
         ):
             with pytest.raises(InvalidInputError, match=words):
