@@ -346,6 +346,8 @@ class _Report:
         line = f"{result.source}  {width}x{height}  {persons}"
         if not self._single:
             scores = " ".join(f"{person.score:.2f}" for person in result)
+            if result.track_ids is not None:
+                line += f"  tracks {' '.join(map(str, result.track_ids)) or '-'}"
             print(f"{line}  scores {scores or '-'}  {result.timings.total:.1f} ms")
             return
         info = estimator.info

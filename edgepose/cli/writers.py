@@ -24,7 +24,9 @@ __all__ = ["FORMATS", "TEXT_FORMATS", "Writer", "infer_format", "names_picture",
 
 FORMATS = ("json", "jsonl", "csv", "coco", "video", "images")
 TEXT_FORMATS = ("json", "jsonl", "csv", "coco")
-CSV_COLUMNS = ("source", "frame", "time_ms", "person", "person_score", "joint", "x", "y", "score")
+CSV_COLUMNS = (
+    "source", "frame", "time_ms", "person", "track_id", "person_score", "joint", "x", "y", "score",
+)  # fmt: skip
 DEFAULT_FPS = 30.0
 
 
@@ -163,7 +165,7 @@ class JsonLinesWriter:
 
 
 class CsvWriter:
-    """One row per joint, empty where a joint is missing; a picture without persons has no rows."""
+    """One row per joint, none of a picture without persons; what is not known is empty."""
 
     def __init__(self, output: str | None) -> None:
         self._text = _Text(output)
@@ -175,9 +177,10 @@ class CsvWriter:
         source = result.source
         where = ["", None, None] if source is None else [source.path, source.frame, source.time_ms]
         for number, person in enumerate(result):
+            who = [number, person.track_id, f"{person.score:.4f}"]
             for name, joint in person.items():
                 x, y = ("", "") if math.isnan(joint.x) else (f"{joint.x:.3f}", f"{joint.y:.3f}")
-                self._rows.writerow([*where, number, f"{person.score:.4f}", name, x, y, f"{joint.score:.4f}"])
+                self._rows.writerow([*where, *who, name, x, y, f"{joint.score:.4f}"])
         self._text.file.flush()
 
     def close(self) -> None:
@@ -252,6 +255,7 @@ class VideoWriter:
             self._writer = cv2.VideoWriter(str(self._part), code, self._fps, (width, height))
             self._size = (height, width)
             if not self._writer.isOpened():
+                self._check_place()
                 raise InvalidInputError(
                     f"cannot write {self._output}; this OpenCV cannot write such videos; choose .mp4 or .avi"
                 )
@@ -263,6 +267,16 @@ class VideoWriter:
         drawn = result.draw(frame.image)
         for _ in range(self._repeats(frame)):
             self._writer.write(drawn)
+
+    def _check_place(self) -> None:
+        """Refuse a place where no file can be written, which OpenCV does not tell from other failures."""
+        try:
+            self._part.write_bytes(b"")
+            self._part.unlink()
+        except OSError as error:
+            raise InvalidInputError(
+                f"cannot write to {self._output}; {error}; choose another place"
+            ) from error
 
     def _repeats(self, frame: Frame) -> int:
         number = None if frame.source is None else frame.source.frame

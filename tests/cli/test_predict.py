@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from tiny_models import color_model, spots
 
-from edgepose import PoseResult
+from edgepose import InvalidInputError, PoseResult, lsp14, open_source
 from edgepose.cli import main
+from edgepose.cli.writers import VideoWriter
 from edgepose.streams import live
 from tests.fakes.servers import MjpegServer
 
@@ -119,6 +120,7 @@ def test_csv(model: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert len(rows) == 9
     assert [row["joint"] for row in rows[:3]] == ["blue", "green", "red"]
+    assert {row["track_id"] for row in rows} == {""}
     assert float(rows[1]["x"]) == pytest.approx(100, abs=1)
 
 
@@ -225,6 +227,14 @@ def test_a_network_stream(
     output = capsys.readouterr()
     assert f"{address} stopped after 9 frames, and 2 attempts to open it again have failed" in output.err
     assert "secret" not in output.err + output.out
+
+
+def test_a_video_that_has_no_place_is_told(video: Path) -> None:
+    writer = VideoWriter(Path("gone/out.avi"), 25.0)
+    frame = next(iter(open_source(video)))
+    with pytest.raises(InvalidInputError, match=r"cannot write to .*out.avi; .*No such file"):
+        writer.write(frame, PoseResult.empty(lsp14, (192, 144)))
+    writer.close()
 
 
 def test_video_to_csv_and_pictures(model: str, video: Path) -> None:
