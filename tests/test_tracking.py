@@ -113,6 +113,17 @@ def test_age_is_measured_in_seconds(kind: str) -> None:
         assert ids(result) == [1 if same else 2]
 
 
+def test_results_that_come_too_slowly_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    tracker = Tracker()
+    shown = picture([person(300)])
+    for seconds in (0, 1, 2, 3):
+        tracker.update(shown, timestamp=seconds)
+    assert not caplog.messages
+    assert [ids(tracker.update(shown, timestamp=seconds)) for seconds in (6, 9, 12)] == [[], [], []]
+    (message,) = caplog.messages
+    assert "found 3 s from one to the other, and max_age is 2; raise it" in message
+
+
 def test_a_video_that_begins_anew_goes_on() -> None:
     tracker = Tracker(min_hits=1)
     shown = [picture([person(500)], frame=frame, time_ms=frame * 40.0) for frame in (0, 1, 2, 0, 1)]
