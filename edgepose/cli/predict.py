@@ -183,6 +183,7 @@ def run(arguments: argparse.Namespace) -> int:
                 fps=source.fps and source.fps / arguments.every,
                 paths=source.paths,
                 every=arguments.every,
+                live=source.kind == "camera",
             )
             ends.callback(writer.close)
         lines_on_screen = sys.stdout.isatty() and arguments.output is None

@@ -28,6 +28,8 @@ CSV_COLUMNS = (
     "source", "frame", "time_ms", "person", "track_id", "person_score", "joint", "x", "y", "score",
 )  # fmt: skip
 DEFAULT_FPS = 30.0
+LONGEST_STILL_MS = 2000.0
+"""How long a video stands still, at most, where a live source was lost."""
 
 
 class Writer(Protocol):
@@ -59,6 +61,7 @@ def open_writer(
     fps: float | None,
     paths: Sequence[str],
     every: int = 1,
+    live: bool = False,
 ) -> Writer:
     """Make a writer.
 
@@ -72,6 +75,7 @@ def open_writer(
             are the frame's number plus 1.
         every: of the source's frames each such one comes, `fps` of them in a second. In a video those that
             are missing are made up for, so that it takes as long as the source.
+        live: frames come when they do, whatever `fps` says: a camera's times decide what is made up for.
 
     Raises:
         InvalidInputError: the output would overwrite the source, or cannot be opened.
@@ -90,7 +94,7 @@ def open_writer(
         return PictureWriter(Path(output), single=names_picture(output), paths=paths)
     if format == "video":
         assert output is not None
-        return VideoWriter(Path(output), fps or DEFAULT_FPS, every)
+        return VideoWriter(Path(output), fps or DEFAULT_FPS, every, live=live)
     if format == "coco":
         return JsonWriter(output, paths, coco=True)
     if format == "json":
@@ -236,9 +240,13 @@ class PictureWriter:
 class VideoWriter:
     """A video with the poses drawn in; a frame stands for those that are missing before it."""
 
-    def __init__(self, output: Path, fps: float, every: int = 1) -> None:
+    def __init__(self, output: Path, fps: float, every: int = 1, *, live: bool = False) -> None:
         self._every = every
+        self._live = live
         self._last: int | None = None
+        self._last_ms: float | None = None
+        self._due = 1.0  # frames that a live source's time until now takes
+        self._written = 0
         self._output = output
         self._part = output.with_name(f"{output.stem}.part{output.suffix}")
         self._fps = fps
@@ -279,9 +287,19 @@ class VideoWriter:
             ) from error
 
     def _repeats(self, frame: Frame) -> int:
+        if self._live and frame.source is not None and frame.source.time_ms is not None:
+            return self._repeats_live(frame.source.time_ms)
         number = None if frame.source is None else frame.source.frame
         last, self._last = self._last, number
         return 1 if number is None or last is None else max(round((number - last) / self._every), 1)
+
+    def _repeats_live(self, time_ms: float) -> int:
+        passed = 0.0 if self._last_ms is None else min(time_ms - self._last_ms, LONGEST_STILL_MS)
+        self._last_ms = time_ms
+        self._due += passed / 1e3 * self._fps
+        repeats = max(round(self._due) - self._written, 1)
+        self._written += repeats
+        return repeats
 
     def close(self) -> None:
         """Complete the file."""

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tiny_models import color_model, spots
 
-from edgepose import InvalidInputError, PoseResult, lsp14, open_source
+from edgepose import Frame, InvalidInputError, PoseResult, Source, lsp14, open_source
 from edgepose.cli import main
 from edgepose.cli.writers import VideoWriter
 from edgepose.streams import live
@@ -191,6 +191,28 @@ def test_a_video_takes_as_long_as_its_source(model: str, monkeypatch: pytest.Mon
     capture = cv2.VideoCapture("out.avi")
     assert capture.get(cv2.CAP_PROP_FPS) == 50
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == pytest.approx(25, abs=1)
+
+
+@pytest.mark.parametrize(("told", "comes"), [(30, 10), (30, 30), (25, 24), (30, 0.2)])
+def test_a_cameras_video_takes_as_long_as_it_ran(told: float, comes: float) -> None:
+    """Also where it, or the network, is slower than it says; what is lost for long is not made up for."""
+    writer = VideoWriter(Path("out.avi"), told, live=True)
+    for number in range(12):
+        source = Source("camera:0", number, 1000 * number / comes, 0.0)
+        writer.write(Frame(PICTURE, source), PoseResult.empty(lsp14, PICTURE.shape[:2]))
+    writer.close()
+    frames = cv2.VideoCapture("out.avi").get(cv2.CAP_PROP_FRAME_COUNT)
+    assert frames == pytest.approx(1 + 11 * told * min(1 / comes, 2), abs=1)
+
+
+def test_a_burst_loses_nothing() -> None:
+    writer = VideoWriter(Path("out.avi"), 10, live=True)
+    for number, time_ms in enumerate((0, 1, 2, 3, 4, 500, 1000)):
+        writer.write(
+            Frame(PICTURE, Source("camera:0", number, time_ms, 0.0)), PoseResult.empty(lsp14, (192, 144))
+        )
+    writer.close()
+    assert cv2.VideoCapture("out.avi").get(cv2.CAP_PROP_FRAME_COUNT) == 11
 
 
 def test_options_reach_the_stream(model: str, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
