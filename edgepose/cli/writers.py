@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import os
+import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -302,11 +303,36 @@ class VideoWriter:
         return repeats
 
     def close(self) -> None:
-        """Complete the file."""
-        if self._writer is not None:
-            self._writer.release()
-            if self._part.exists():
-                self._part.replace(self._output)
+        """Complete the file.
+
+        Raises:
+            InvalidInputError: it is no whole video. OpenCV does not tell when a disk is full.
+        """
+        if self._writer is None:
+            return
+        opened = self._writer.isOpened()
+        self._writer.release()
+        if not opened:  # `write` has told why
+            return
+        if not _is_whole(self._part):
+            raise InvalidInputError(
+                f"cannot complete {self._output}; found that not all could be written to {self._part}; check "
+                "the space on the disk"
+            )
+        self._part.replace(self._output)
+
+
+def _is_whole(video: Path) -> bool:
+    """Whether a video that was written has its end: an MP4 cannot be opened without, an AVI tells its size."""
+    with video.open("rb") as file:
+        head = file.read(8)
+    if head.startswith(b"RIFF"):
+        return bool(struct.unpack("<4xI", head)[0] + 8 <= video.stat().st_size)
+    capture = require_cv2("writing videos").VideoCapture(str(video))
+    try:
+        return bool(capture.isOpened())
+    finally:
+        capture.release()
 
 
 class _Text:

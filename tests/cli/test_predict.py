@@ -259,6 +259,28 @@ def test_a_video_that_has_no_place_is_told(video: Path) -> None:
     writer.close()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of POSIX")
+@pytest.mark.parametrize("suffix", ["mp4", "avi"])
+def test_a_full_disk_is_told(model: str, suffix: str) -> None:
+    """OpenCV goes on as if nothing had happened."""
+    rng = np.random.default_rng(0)
+    writer = cv2.VideoWriter("noise.avi", cv2.VideoWriter.fourcc(*"MJPG"), 12.5, (144, 192))
+    for _ in range(12):
+        writer.write(rng.integers(0, 256, (192, 144, 3), np.uint8))
+    writer.release()
+    code = (
+        "import resource, sys; from edgepose.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000)); sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "predict", "noise.avi", "--model", model, "-o", f"out.{suffix}"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1, done.stderr
+    assert f"cannot complete out.{suffix}; found that not all could be written" in done.stderr
+    assert "frames done" not in done.stderr
+    assert not Path(f"out.{suffix}").exists()
+
+
 def test_video_to_csv_and_pictures(model: str, video: Path) -> None:
     assert main(["predict", str(video), "--model", model, "-o", "out.csv"]) == 0
     rows = list(csv.DictReader(Path("out.csv").read_text().splitlines()))
