@@ -323,7 +323,7 @@ class VideoWriter:
 
 
 def _is_whole(video: Path) -> bool:
-    """Whether a video that was written has its end: an MP4 cannot be opened without, an AVI tells its size."""
+    """Whether a video has its end: without it an MP4 cannot be opened; an AVI tells its size."""
     with video.open("rb") as file:
         head = file.read(8)
     if head.startswith(b"RIFF"):
