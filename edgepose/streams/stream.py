@@ -117,7 +117,7 @@ class PoseStream(Iterator[PoseResult]):
         on_skip: called in the caller's thread for items that cannot be used; None: as each source says.
 
     Raises:
-        InvalidInputError: an option is out of range.
+        InvalidInputError: an option is out of range, or people are to be followed in a single picture.
     """
 
     def __init__(
@@ -127,6 +127,11 @@ class PoseStream(Iterator[PoseResult]):
         options: StreamOptions | None = None,
         on_skip: OnSkip | None = None,
     ) -> None:
+        if options is not None and options.track is True and [each.kind for each in sources] == ["image"]:
+            raise InvalidInputError(
+                f"nobody can be followed; found a single picture, {sources[0].name}; leave track and smooth "
+                "out, or give a video, a camera or several pictures"
+            )
         self._work = _Work(estimator, sources, options or StreamOptions(), on_skip)
         self._round: deque[_Outcome] = deque()
         finalizer = weakref.finalize(self, self._work.stop)

@@ -326,6 +326,14 @@ class TestErrors:
             with pytest.raises(InvalidInputError, match=words):
                 estimator.stream([PICTURE], **options)  # type: ignore[arg-type]
 
+    def test_nobody_is_followed_in_a_single_picture(self, estimator: Estimator) -> None:
+        """A tracker of the usual kind would number nobody, and so leave everybody out."""
+        with pytest.raises(InvalidInputError, match="nobody can be followed; found a single picture, array"):
+            estimator.stream(PICTURE, track=True)
+        (result,) = estimator.stream(PICTURE, track=lambda: Tracker(min_hits=1))
+        assert result.track_ids is not None
+        assert result.track_ids.tolist() == [1]
+
 
 class TestEnd:
     """However it ends, threads end and sources are released."""
