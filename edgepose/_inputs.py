@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgepose.errors import InvalidInputError
 from edgepose.pipeline.gpu.device_picture import DevicePicture
-from edgepose.result import Source
+from edgepose.result import PoseResult, Source
 from edgepose.sources import Frame, check_image, is_video, read_image
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "check_boxes",
     "check_number",
     "check_places",
+    "check_result",
     "check_switch",
     "has_area",
     "name_nearest",
@@ -128,6 +129,14 @@ def check_number(name: str, value: Any, low: float, high: float | None, *, whole
         wanted = f"{'a whole number' if whole else 'a number'} of at least {low}"
         wanted = wanted if high is None else f"a number from {low} to {high}"
         raise InvalidInputError(f"{name} is not usable; found {value!r}; give {wanted}")
+
+
+def check_result(value: Any) -> None:
+    """Refuse what is no result of a picture."""
+    if not isinstance(value, PoseResult):
+        raise InvalidInputError(
+            f"not a PoseResult; found {type(value).__name__}; give what an Estimator returns for a picture"
+        )
 
 
 def check_switch(name: str, value: Any, *, none: bool = False) -> None:

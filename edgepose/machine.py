@@ -174,8 +174,9 @@ def _read_clocks(root: Path) -> dict[str, dict[str, float]]:
     clocks = {}
     for unit, folder, names, scale in places:
         values = [_number(folder / name, scale) for name in names]
-        if None not in values:
-            clocks[unit] = dict(zip(("min", "max", "now"), (float(v) for v in values if v), strict=False))
+        known = [value for value in values if value is not None]
+        if len(known) == 3:  # a sleeping unit's clock is 0
+            clocks[unit] = dict(zip(("min", "max", "now"), known, strict=True))
     return clocks
 
 

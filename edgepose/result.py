@@ -309,13 +309,15 @@ class PoseResult:
         """The persons in COCO's format for keypoint results, which pycocotools' ``loadRes`` reads.
 
         ``keypoints`` is x, y, v per joint with v = 1, or 0, 0, 0 where a joint is missing; ``bbox`` is
-        x, y, width, height. The additional key ``keypoint_scores`` holds the joint scores.
+        x, y, width, height. The additional keys ``keypoint_scores`` and, where there are tracks, ``track_id``
+        hold the joint scores and the identity.
         """
         persons = []
         present = np.isfinite(self.keypoints[:, :, 0])
         points = np.concatenate([np.nan_to_num(self.keypoints), present[:, :, None]], axis=2)
         boxes = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
         for i in range(len(self)):
+            track = {} if self.track_ids is None else {"track_id": int(self.track_ids[i])}
             persons.append(
                 {
                     "image_id": image_id,
@@ -324,6 +326,7 @@ class PoseResult:
                     "keypoint_scores": _plain(self.scores[i]),
                     "bbox": _plain(boxes[i]),
                     "score": _plain(self.person_scores[i : i + 1])[0],
+                    **track,
                 }
             )
         return persons

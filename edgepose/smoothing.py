@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose._clock import Clock
-from edgepose._inputs import check_number, name_nearest
+from edgepose._inputs import check_number, check_result, name_nearest
 from edgepose.errors import InvalidInputError
 from edgepose.pipeline.bottomup import keypoint_boxes
 from edgepose.result import PoseResult
@@ -98,6 +98,7 @@ class OneEuro:
             InvalidInputError: several persons without ``track_ids``, an id twice, another skeleton than
                 before, or a timestamp that did not grow.
         """
+        check_result(result)
         ids = self._identities(result)
         if self._skeleton is not None and result.skeleton != self._skeleton:
             raise InvalidInputError(

@@ -96,6 +96,8 @@ def open_source(
             "an address, a BGR uint8 array or a list of those"
         )
     name = os.fspath(source)
+    if not name:
+        raise InvalidInputError("the source is an empty name; give a path, a pattern or an address")
     if is_address(name):
         return open_live(name, on_skip, reconnect=reconnect)
     try:
@@ -158,17 +160,29 @@ def _open_path(name: str, on_skip: OnSkip | None, reconnect: int | None) -> Fram
         )
         if not files:
             raise InvalidInputError(f"no pictures in the directory {name}; give one that holds some")
-        return _pictures(name, files, on_skip)
+        return _files(name, files, on_skip)
     if not path.exists():
         if glob.has_magic(name):
             matches = sorted(match for match in glob.glob(name, recursive=True) if Path(match).is_file())  # noqa: PTH207
             if matches:
-                return _pictures(name, matches, on_skip)
+                return _files(name, matches, on_skip)
             raise InvalidInputError(f"no file matches {name}; check the pattern")
         raise InvalidInputError(f"source not found: {name}; check the path")
     if _is_video(path):
         return open_video(name, on_skip)
     return FrameSource(name, "image", lambda _: iter([_read_frame(name)]), on_skip, total=1, paths=(name,))
+
+
+def _files(name: str, files: list[str], on_skip: OnSkip | None) -> FrameSource:
+    """The pictures of a directory or pattern; a video where it is all that there is."""
+    if not all(map(is_video, files)):
+        return _pictures(name, files, on_skip)
+    if len(files) == 1:
+        return open_video(files[0], on_skip)
+    raise InvalidInputError(
+        f"no pictures in {name}; found {len(files)} videos; give one of them, or a list, whose videos run "
+        "side by side"
+    )
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgepose._assignment import assign
 from edgepose._clock import Clock
-from edgepose._inputs import check_number, check_switch, name_nearest
+from edgepose._inputs import check_number, check_result, check_switch, name_nearest
 from edgepose.detectors import person_boxes
 from edgepose.errors import InvalidInputError
 from edgepose.oks import oks_matrix
@@ -30,6 +31,8 @@ BODY_GLIDE = 1.0
 JOINT_GLIDE = 0.1
 """Time constants in seconds at which predicted motion dies away: that of the body as a whole, and that of the
 joints in it. Limbs swing to and fro, bodies go on."""
+
+_log = logging.getLogger("edgepose")
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -159,6 +162,7 @@ class Tracker:
         """Forget everybody, as before a new stream; numbers begin at 1 again."""
         self._clock = Clock(self._fps)
         self._step = 0.0
+        self._told_gap = False
         self._last_id = 0
         self._stream: tuple[Skeleton, tuple[int, int]] | None = None
         self._tracks: _Tracks | None = None
@@ -179,6 +183,7 @@ class Tracker:
             InvalidInputError: the skeleton or the size of the pictures changed, or the timestamp did not
                 grow.
         """
+        check_result(result)
         height, width = result.image_size
         stream = (result.skeleton, (height, width))
         if self._stream is not None and stream != self._stream:
@@ -189,6 +194,8 @@ class Tracker:
             )
         self._step = self._clock.step(result, timestamp)
         self._stream = stream
+        if self._step > self._max_age and self._tracks is not None and len(self._tracks.ids):
+            self._tell_gap()
         tracks = self._tracks or _Tracks.new(np.zeros((0, len(result.skeleton), 2)), np.zeros(0))
         tracks.age += self._step
         recent = tracks.age <= self._max_age + 1e-9  # ages are sums of rounded steps
@@ -242,6 +249,17 @@ class Tracker:
             image_size=size,
         )
         return person_boxes(expected)
+
+    def _tell_gap(self) -> None:
+        """Log the first time that all are forgotten, which at a slow pace happens at each result."""
+        if not self._told_gap:
+            self._told_gap = True
+            _log.warning(
+                "everybody is forgotten between two results; found %.3g s from one to the other, and max_age "
+                "is %g; raise it where results come so slowly (told once)",
+                self._step,
+                self._max_age,
+            )
 
     def _predict(self, tracks: _Tracks, ahead: float) -> Floats:
         """Joints (m, k, 2) so many seconds after the last result."""

@@ -154,7 +154,8 @@ def test_boxes_have_the_persons_colour_and_stay_in_the_picture(size: tuple[int, 
     assert (
         drawn[round(0.4 * height) : round(0.6 * height), round(0.4 * width) : round(0.6 * width)] == 90
     ).all()
-    assert (replace(result, boxes=np.full((2, 4), np.nan)).draw(image, boxes=True) == 90).all()
+    nowhere = replace(result, boxes=np.full((2, 4), np.nan))
+    assert (nowhere.draw(image, boxes=True, scores=True) == 90).all()
 
 
 def plates(result: PoseResult, image: NDArray[np.uint8], **options: Any) -> NDArray[np.bool_]:
@@ -207,6 +208,14 @@ def test_labels_do_not_cover_each_other() -> None:
     image = np.zeros((*size, 3), np.uint8)
     areas = [plates(result[[i]], image, labels=["person"]).sum() for i in range(3)]
     assert plates(result, image, labels=["person"] * 3).sum() > 0.95 * sum(areas)
+
+
+def test_labels_of_persons_without_a_box_stand_at_their_joints() -> None:
+    image = np.full((400, 400, 3), 90, np.uint8)
+    result = made((400, 400), 1)
+    for unknown in ([np.nan] * 4, [-np.inf, 0, np.inf, 50]):
+        boxless = replace(result, boxes=np.array([unknown]))
+        assert (boxless.draw(image, boxes=True, scores=True) == result.draw(image, scores=True)).all()
 
 
 def test_labels_at_the_border_stay_in_the_picture() -> None:
@@ -297,6 +306,11 @@ def test_unusable_options_are_refused(options: dict[str, Any], match: str) -> No
         made((50, 60)).draw(np.zeros((50, 60, 3), np.uint8), **options)
 
 
+def test_picture_and_result_in_the_wrong_order_are_told() -> None:
+    with pytest.raises(InvalidInputError, match="not a PoseResult; found ndarray"):
+        draw_pose(made((50, 60)), np.zeros((50, 60, 3), np.uint8))  # type: ignore[arg-type]
+
+
 def test_an_unknown_option_names_the_nearest() -> None:
     with pytest.raises(TypeError, match="did you mean 'boxes'"):
         made((50, 60)).draw(np.zeros((50, 60, 3), np.uint8), box=True)
@@ -363,6 +377,8 @@ def test_heatmaps_lie_where_their_affine_says() -> None:
     assert changed.sum() < 2 * (2 * 4 * 2 * 5)
     half = draw_heatmaps(image, maps, lsp14, affine=affine, opacity=0.5)
     assert np.abs(half[40, 104] - (np.array(LEFT) + 50) / 2).max() <= 1
+    low = draw_heatmaps(image, maps / 4, lsp14, affine=affine, opacity=1.0, peak=0.25)
+    assert np.abs(low.astype(int) - drawn).max() <= 1
     moved = affine.copy()
     moved[0, 2] -= 90
     both = draw_heatmaps(image, np.stack([maps, maps]), lsp14, affine=[affine, moved])
@@ -392,10 +408,14 @@ def test_heatmaps_span_the_picture_by_default(size: tuple[int, int]) -> None:
         (np.zeros((14, 8, 6), np.uint8), {}, "uint8"),
         (np.zeros((14, 8, 6)), {"affine": np.zeros((2, 2, 3))}, r"\(1, 2, 3\)"),
         (np.zeros((14, 8, 6)), {"affine": np.full((2, 3), np.nan)}, "finite"),
+        (np.zeros((14, 8, 6)), {"affine": [[1, 0, 0], [0, 1]]}, "affine does not fit"),
+        (np.zeros((14, 8, 6)), {"affine": "upper left"}, "affine does not fit"),
+        ([[0.0], [0.0, 1.0]], {}, "k = 14 joints"),
         (np.zeros((14, 8, 6)), {"opacity": 2}, "opacity"),
+        (np.zeros((14, 8, 6)), {"peak": 0}, "peak"),
     ],
 )
-def test_unusable_heatmaps_are_refused(maps: NDArray[Any], options: dict[str, Any], match: str) -> None:
+def test_unusable_heatmaps_are_refused(maps: Any, options: dict[str, Any], match: str) -> None:
     with pytest.raises(InvalidInputError, match=match):
         draw_heatmaps(np.zeros((40, 40, 3), np.uint8), maps, lsp14, **options)
 

@@ -91,6 +91,10 @@ def test_a_jetson_without_rights_for_jetson_clocks(jetson: Path, monkeypatch: py
     assert clocks["gpu"] == {"min": 306, "max": 624.8, "now": 306}
     assert machine["jetson"]["fixed"] is False
 
+    (jetson / "sys/class/devfreq/17000000.gpu/cur_freq").write_text("0\n")  # asleep
+    machine = describe_machine(jetson, printing(nvpmodel="NV Power Mode: MAXN\n0"))
+    assert machine["jetson"]["clocks"]["gpu"] == {"min": 306, "max": 624.8, "now": 0}
+
     for unit in (
         "sys/class/devfreq/17000000.gpu",
         *(f"sys/devices/system/cpu/cpu{i}/cpufreq" for i in (0, 1)),

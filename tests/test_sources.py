@@ -180,6 +180,19 @@ def test_glob_and_names_with_magic_characters(tmp_path: Path) -> None:
     assert open_source(f"{tmp_path}/c[1].png").kind == "image"
 
 
+def test_videos_by_pattern_and_directory(video: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in ("a.avi", "b.avi"):
+        (folder / name).write_bytes(video.read_bytes())
+    assert open_source(f"{folder}/a*").kind == "video"
+    for several in (folder, f"{folder}/*.avi"):
+        with pytest.raises(InvalidInputError, match=r"no pictures in .*; found 2 videos; give one of them"):
+            open_source(several)
+    (folder / "b.avi").unlink()
+    assert open_source(folder).paths == (str(folder / "a.avi"),)
+
+
 def test_lists_of_arrays_and_paths(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), picture(1))
     skips: list[Skip] = []
@@ -248,7 +261,7 @@ def test_unusable_sources(tmp_path: Path, name: str, content: bytes | None, word
         open_source(tmp_path / name if "*" not in name else f"{tmp_path}/{name}")
 
 
-@pytest.mark.parametrize("source", [None, 1.5, [], True, {}])
+@pytest.mark.parametrize("source", [None, 1.5, [], True, {}, ""])
 def test_unusable_kinds_of_source(source: object) -> None:
     with pytest.raises(InvalidInputError, match="source"):
         open_source(source)  # type: ignore[arg-type]

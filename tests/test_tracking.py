@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepose import InvalidInputError, PoseResult, Tracker, coco17, lsp14
+from edgepose import InvalidInputError, OneEuro, PoseResult, Tracker, coco17, lsp14
 from edgepose._assignment import assign
 from tests.moving import SIZE, person, picture
 
@@ -111,6 +111,17 @@ def test_age_is_measured_in_seconds(kind: str) -> None:
             fields = {"video": {"time_ms": time * 1000}, "frames": {"frame": round(time * 50)}}.get(kind, {})
             result = tracker.update(picture([person(500)], **fields), time if kind == "given" else None)
         assert ids(result) == [1 if same else 2]
+
+
+def test_results_that_come_too_slowly_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    tracker = Tracker()
+    shown = picture([person(300)])
+    for seconds in (0, 1, 2, 3):
+        tracker.update(shown, timestamp=seconds)
+    assert not caplog.messages
+    assert [ids(tracker.update(shown, timestamp=seconds)) for seconds in (6, 9, 12)] == [[], [], []]
+    (message,) = caplog.messages
+    assert "found 3 s from one to the other, and max_age is 2; raise it" in message
 
 
 def test_a_video_that_begins_anew_goes_on() -> None:
@@ -360,3 +371,9 @@ def test_pairs_of_nothing() -> None:
     for shape in ((0, 3), (3, 0), (0, 0)):
         assert [each.tolist() for each in assign(np.zeros(shape), 0.5)] == [[], []]
     assert [each.tolist() for each in assign(np.full((2, 3), 0.4), 0.5)] == [[], []]
+
+
+@pytest.mark.parametrize("follower", [Tracker(), OneEuro()])
+def test_what_is_no_result_is_refused(follower: Any) -> None:
+    with pytest.raises(InvalidInputError, match="not a PoseResult; found list"):
+        follower.update([])

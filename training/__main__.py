@@ -232,7 +232,7 @@ def _trained(options: argparse.Namespace) -> tuple[TrainConfig, nn.Module, dict[
     from training.models import create
 
     config = load_config(options.config, options.overrides)
-    path = Path(options.weights or Path(config.output) / config.name / "best.pt")
+    path = Path(options.weights or config.folder / "best.pt")
     if not options.weights and not path.is_file():
         raise ModelNotFoundError(
             f"no trained network; found no {path}; train the configuration first, or give --weights FILE"

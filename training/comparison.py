@@ -91,7 +91,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        return Path(self.configs[-1].output) / self.configs[-1].name
+        return self.configs[-1].folder
 
     @property
     def result_file(self) -> Path:
@@ -305,7 +305,7 @@ def measure(run: Run) -> dict[str, Any]:
         result["decoders"] = {
             name: table(network, changed)[scorer.headline] for name, changed in specs.items()
         }
-    lines = [line for entry in run.configs for line in read_log(Path(entry.output) / entry.name)]
+    lines = [line for entry in run.configs for line in read_log(entry.folder)]
     return {
         "test": test,
         **result,

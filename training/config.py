@@ -208,6 +208,11 @@ class TrainConfig:
     seed: int = 1
     output: str = "runs"
 
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps its checkpoints and logs."""
+        return Path(self.output) / self.name
+
 
 def load_config(path: str | PathLike[str], overrides: list[str] | None = None) -> TrainConfig:
     """Read a YAML configuration; `overrides` are ``key.sub=value`` texts.

@@ -74,7 +74,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
             another configuration; data or options that are not usable.
         DivergedError: the loss is no longer finite.
     """
-    folder = Path(config.output) / config.name
+    folder = config.folder
     if config.stages > 1:
         return _train_stages(config, folder, resume)
     last = folder / "last.pt"
@@ -145,7 +145,7 @@ def _write_log(folder: Path, lines: list[dict[str, Any]]) -> None:
 
 def is_complete(config: TrainConfig) -> bool:
     """Has this run, with all its stages, come to its end?"""
-    folder = Path(config.output) / config.name
+    folder = config.folder
     lines = read_log(folder)
     if not (folder / "best.pt").is_file() or not lines:
         return False
@@ -154,7 +154,7 @@ def is_complete(config: TrainConfig) -> bool:
 
 def begun(config: TrainConfig) -> bool:
     """Has this run, or a stage of it, an epoch to go on from?"""
-    return any((Path(config.output) / config.name).glob("**/last.pt"))
+    return any(config.folder.glob("**/last.pt"))
 
 
 def build_network(config: TrainConfig) -> nn.Module:

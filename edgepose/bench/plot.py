@@ -12,7 +12,7 @@ from edgepose.bench.timing import STAGES
 from edgepose.errors import InvalidInputError
 from edgepose.optional import require_cv2
 
-__all__ = ["check_format", "draw_report", "write_plot"]
+__all__ = ["check_target", "draw_report", "write_plot"]
 
 WIDTH, ROW, TOP, LEFT, RIGHT, BOTTOM = 1200, 64, 130, 150, 220, 60
 COLORS = {
@@ -25,8 +25,10 @@ STEPS = (1.0, 2.0, 5.0)
 """What the lines of the scale are apart, times a power of ten."""
 
 
-def check_format(path: Path) -> None:
-    """Refuse a file whose name says no format that pictures can be written in."""
+def check_target(path: Path) -> None:
+    """Refuse a file in no folder, and one whose name says no format that pictures can be written in."""
+    if not path.parent.is_dir():
+        raise InvalidInputError(f"cannot draw {path}; found no folder {path.parent}; make it first")
     if not require_cv2("a plot").haveImageWriter(f"x{path.suffix}"):
         raise InvalidInputError(
             f"cannot draw {path}; found no picture format for {path.suffix!r}; give a .png file"
@@ -37,9 +39,9 @@ def write_plot(report: dict[str, Any], path: Path) -> None:
     """Write the picture of a report (`draw_report`), in the format that the file's name says.
 
     Raises:
-        InvalidInputError: there is no such format.
+        InvalidInputError: there is no such folder or format.
     """
-    check_format(path)
+    check_target(path)
     _, data = require_cv2("a plot").imencode(path.suffix, draw_report(report))
     path.write_bytes(data.tobytes())
 

@@ -91,13 +91,13 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the figures."""
-    from edgepose.bench.plot import check_format, write_plot
+    from edgepose.bench.plot import check_target, write_plot
     from edgepose.bench.report import compare, read_report, to_markdown, to_text
 
     if arguments.max_slowdown is not None and arguments.baseline is None:
         arguments.parser.error("--max-slowdown needs --baseline; give the file, or leave it out")
     if arguments.plot is not None:
-        check_format(arguments.plot)
+        check_target(arguments.plot)
     baseline = None if arguments.baseline is None else read_report(arguments.baseline)
     report = _measure(arguments)
     if baseline is not None:

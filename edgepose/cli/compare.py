@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.backends import RUNTIMES
+from edgepose.cli.arguments import positive
 from edgepose.errors import ParityError
 from edgepose.estimator import resolve_model
 from edgepose.optional import first_line
@@ -34,12 +35,14 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--pictures", metavar="SOURCE", required=True, help="pictures that show people: file, folder or glob"
     )
-    parser.add_argument("--limit", type=int, default=200, help="at most so many pictures (default: 200)")
+    parser.add_argument(
+        "--limit", type=positive, default=200, metavar="N", help="at most so many pictures (default: 200)"
+    )
     parser.add_argument(
         "--tolerance", choices=PRECISIONS, help="fail where B is outside of this one's bounds"
     )
     parser.add_argument("--layers", action="store_true", help="also compare the values within the networks")
-    parser.add_argument("--threads", type=int, help="CPU threads of each network")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of each network")
     parser.add_argument(
         "--runtime",
         type=_runtimes,

@@ -133,6 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
                 fps=source.fps and source.fps / arguments.every,
                 paths=source.paths,
                 every=arguments.every,
+                live=source.kind == "camera",
             )
             ends.callback(writer.close)
         lines_on_screen = sys.stdout.isatty() and arguments.output is None
@@ -243,6 +244,8 @@ class _Report:
         line = f"{result.source}  {width}x{height}  {persons}"
         if not self._single:
             scores = " ".join(f"{person.score:.2f}" for person in result)
+            if result.track_ids is not None:
+                line += f"  tracks {' '.join(map(str, result.track_ids)) or '-'}"
             print(f"{line}  scores {scores or '-'}  {result.timings.total:.1f} ms")
             return
         info = estimator.info

@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import os
+import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +25,12 @@ __all__ = ["FORMATS", "TEXT_FORMATS", "Writer", "infer_format", "names_picture",
 
 FORMATS = ("json", "jsonl", "csv", "coco", "video", "images")
 TEXT_FORMATS = ("json", "jsonl", "csv", "coco")
-CSV_COLUMNS = ("source", "frame", "time_ms", "person", "person_score", "joint", "x", "y", "score")
+CSV_COLUMNS = (
+    "source", "frame", "time_ms", "person", "track_id", "person_score", "joint", "x", "y", "score",
+)  # fmt: skip
 DEFAULT_FPS = 30.0
+LONGEST_STILL_MS = 2000.0
+"""How long a video stands still, at most, where a live source was lost."""
 
 
 class Writer(Protocol):
@@ -57,6 +62,7 @@ def open_writer(
     fps: float | None,
     paths: Sequence[str],
     every: int = 1,
+    live: bool = False,
 ) -> Writer:
     """Make a writer.
 
@@ -70,6 +76,7 @@ def open_writer(
             are the frame's number plus 1.
         every: of the source's frames each such one comes, `fps` of them in a second. In a video those that
             are missing are made up for, so that it takes as long as the source.
+        live: frames come when they do, whatever `fps` says: a camera's times decide what is made up for.
 
     Raises:
         InvalidInputError: the output would overwrite the source, or cannot be opened.
@@ -88,7 +95,7 @@ def open_writer(
         return PictureWriter(Path(output), single=names_picture(output), paths=paths)
     if format == "video":
         assert output is not None
-        return VideoWriter(Path(output), fps or DEFAULT_FPS, every)
+        return VideoWriter(Path(output), fps or DEFAULT_FPS, every, live=live)
     if format == "coco":
         return JsonWriter(output, paths, coco=True)
     if format == "json":
@@ -163,7 +170,7 @@ class JsonLinesWriter:
 
 
 class CsvWriter:
-    """One row per joint, empty where a joint is missing; a picture without persons has no rows."""
+    """One row per joint, none of a picture without persons; what is not known is empty."""
 
     def __init__(self, output: str | None) -> None:
         self._text = _Text(output)
@@ -175,9 +182,10 @@ class CsvWriter:
         source = result.source
         where = ["", None, None] if source is None else [source.path, source.frame, source.time_ms]
         for number, person in enumerate(result):
+            who = [number, person.track_id, f"{person.score:.4f}"]
             for name, joint in person.items():
                 x, y = ("", "") if math.isnan(joint.x) else (f"{joint.x:.3f}", f"{joint.y:.3f}")
-                self._rows.writerow([*where, number, f"{person.score:.4f}", name, x, y, f"{joint.score:.4f}"])
+                self._rows.writerow([*where, *who, name, x, y, f"{joint.score:.4f}"])
         self._text.file.flush()
 
     def close(self) -> None:
@@ -233,9 +241,13 @@ class PictureWriter:
 class VideoWriter:
     """A video with the poses drawn in; a frame stands for those that are missing before it."""
 
-    def __init__(self, output: Path, fps: float, every: int = 1) -> None:
+    def __init__(self, output: Path, fps: float, every: int = 1, *, live: bool = False) -> None:
         self._every = every
+        self._live = live
         self._last: int | None = None
+        self._last_ms: float | None = None
+        self._due = 1.0  # frames that a live source's time until now takes
+        self._written = 0
         self._output = output
         self._part = output.with_name(f"{output.stem}.part{output.suffix}")
         self._fps = fps
@@ -252,6 +264,7 @@ class VideoWriter:
             self._writer = cv2.VideoWriter(str(self._part), code, self._fps, (width, height))
             self._size = (height, width)
             if not self._writer.isOpened():
+                self._check_place()
                 raise InvalidInputError(
                     f"cannot write {self._output}; this OpenCV cannot write such videos; choose .mp4 or .avi"
                 )
@@ -264,17 +277,62 @@ class VideoWriter:
         for _ in range(self._repeats(frame)):
             self._writer.write(drawn)
 
+    def _check_place(self) -> None:
+        """Refuse a place where no file can be written, which OpenCV does not tell from other failures."""
+        try:
+            self._part.write_bytes(b"")
+            self._part.unlink()
+        except OSError as error:
+            raise InvalidInputError(
+                f"cannot write to {self._output}; {error}; choose another place"
+            ) from error
+
     def _repeats(self, frame: Frame) -> int:
+        if self._live and frame.source is not None and frame.source.time_ms is not None:
+            return self._repeats_live(frame.source.time_ms)
         number = None if frame.source is None else frame.source.frame
         last, self._last = self._last, number
         return 1 if number is None or last is None else max(round((number - last) / self._every), 1)
 
+    def _repeats_live(self, time_ms: float) -> int:
+        passed = 0.0 if self._last_ms is None else min(time_ms - self._last_ms, LONGEST_STILL_MS)
+        self._last_ms = time_ms
+        self._due += passed / 1e3 * self._fps
+        repeats = max(round(self._due) - self._written, 1)
+        self._written += repeats
+        return repeats
+
     def close(self) -> None:
-        """Complete the file."""
-        if self._writer is not None:
-            self._writer.release()
-            if self._part.exists():
-                self._part.replace(self._output)
+        """Complete the file.
+
+        Raises:
+            InvalidInputError: it is no whole video. OpenCV does not tell when a disk is full.
+        """
+        if self._writer is None:
+            return
+        opened = self._writer.isOpened()
+        self._writer.release()
+        if not opened:  # `write` has told why
+            return
+        if not _is_whole(self._part):
+            raise InvalidInputError(
+                f"cannot complete {self._output}; found that not all could be written to {self._part}; check "
+                "the space on the disk"
+            )
+        self._part.replace(self._output)
+
+
+def _is_whole(video: Path) -> bool:
+    """Whether a video has its end: without it an MP4 cannot be opened; an AVI tells its size."""
+    with video.open("rb") as file:
+        head = file.read(8)
+    if head.startswith(b"RIFF"):
+        return bool(struct.unpack("<4xI", head)[0] + 8 <= video.stat().st_size)
+    capture = require_cv2("writing videos").VideoCapture(str(video))
+    try:
+        return bool(capture.isOpened())
+    finally:
+        capture.release()
 
 
 class _Text:

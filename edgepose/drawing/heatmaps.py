@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +30,7 @@ def draw_heatmaps(
     affine: ArrayLike | None = None,
     palette: str | Palette = "auto",
     opacity: float = 0.7,
+    peak: float = 1.0,
     inplace: bool = False,
 ) -> Image:
     """Lay heatmaps over a copy of a picture.
@@ -39,12 +41,13 @@ def draw_heatmaps(
     Args:
         image: BGR uint8 (H, W, 3), the picture that the maps belong to.
         heatmaps: (k, h, w), or (n, k, h, w) for n regions of the picture; values up to 0 are transparent,
-            those from 1 on as opaque as `opacity` says.
+            those from `peak` on as opaque as `opacity` says.
         skeleton: the k joints.
         affine: (2, 3) or (n, 2, 3), from the pixels of each region's maps to those of the picture: what
             `edgepose.pipeline.geometry.crop_affine` gives. None: each map spans the whole picture.
         palette: as for `draw_pose`.
-        opacity: share of the picture, 0 to 1, that a map of 1 covers.
+        opacity: share of the picture, 0 to 1, that a map of `peak` covers.
+        peak: lower it where the maps are low; ``maps.max()`` shows the highest one fully.
         inplace: draw on `image` itself.
 
     Returns:
@@ -56,19 +59,20 @@ def draw_heatmaps(
     """
     check_number("opacity", opacity, 0, 1)
     colors = np.array(to_palette(palette).of_joints(skeleton), np.float32)
-    maps = np.asarray(heatmaps)
+    check_number("peak", peak, 1e-6, None)
+    maps = _floats(heatmaps)
     if maps.ndim == 3:
         maps = maps[None]
     if maps.ndim != 4 or maps.shape[1] != len(skeleton) or not all(maps.shape[2:]) or maps.dtype.kind != "f":
         raise InvalidInputError(
-            f"heatmaps have the wrong shape or type; found {np.shape(heatmaps)}, {maps.dtype}; give "
+            f"heatmaps have the wrong shape or type; found {maps.shape}, {maps.dtype}; give "
             f"floats (k, h, w) or (n, k, h, w) with k = {len(skeleton)} joints"
         )
     canvas = to_canvas(image, inplace)
     matrices = _matrices(affine, maps, canvas)
     for region, matrix in zip(maps, matrices, strict=True):
         strongest = region.argmax(axis=0)
-        weight = opacity * np.clip(np.nan_to_num(region.max(axis=0).astype(np.float32)), 0, 1)
+        weight = opacity * np.clip(np.nan_to_num(region.max(axis=0).astype(np.float32)) / peak, 0, 1)
         layer = np.concatenate([colors[strongest] * weight[:, :, None], weight[:, :, None]], axis=2)
         _lay(canvas, np.ascontiguousarray(layer, np.float32), matrix)
     return canvas
@@ -82,15 +86,24 @@ def _matrices(affine: ArrayLike | None, maps: NDArray[np.floating], canvas: Imag
         factors = np.array([canvas.shape[1] / width, canvas.shape[0] / height])
         matrix = np.column_stack([np.diag(factors), (factors - 1) / 2])
         return np.repeat(matrix[None], count, axis=0)
-    matrices = np.asarray(affine, np.float64)
+    matrices = _floats(affine)
     if matrices.ndim == 2:
         matrices = matrices[None]
     if matrices.shape != (count, 2, 3) or not np.isfinite(matrices).all():
         raise InvalidInputError(
-            f"affine does not fit the heatmaps; found shape {np.shape(affine)}; give finite numbers of shape "
+            f"affine does not fit the heatmaps; found shape {matrices.shape}; give finite numbers of shape "
             f"({count}, 2, 3)"
         )
-    return matrices
+    return matrices.astype(np.float64)
+
+
+def _floats(values: ArrayLike) -> NDArray[Any]:
+    """An array as it is; of what is none, or holds no numbers, an empty one, which fits nowhere."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        return np.zeros(0)
+    return array if array.dtype.kind in "fiu" else np.zeros(0)
 
 
 def _lay(canvas: Image, layer: NDArray[np.float32], matrix: NDArray[np.float64]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose._inputs import check_number, check_switch, name_nearest
+from edgepose._inputs import check_number, check_result, check_switch, name_nearest
 from edgepose.drawing.canvas import Image, to_canvas
 from edgepose.drawing.colors import Color, Palette, to_palette
 from edgepose.drawing.labels import Label, draw_labels
@@ -68,6 +68,7 @@ def draw_pose(
         TypeError: an unknown keyword; the message names the nearest one.
         BackendUnavailableError: OpenCV is not installed.
     """
+    check_result(result)
     colors = to_palette(palette)
     check_number("min_score", min_score, 0, None)
     for name, value in (("boxes", boxes), ("ids", ids), ("scores", scores)):
@@ -100,15 +101,10 @@ def draw_pose(
             _draw_ellipses(cv2, canvas, shapes, i, sides, colors.outline, axes)
         _draw_joints(cv2, canvas, shapes, i, sides, colors)
     if any(texts):
-        draw_labels(
-            canvas,
-            [
-                Label(texts[i], owns[i], _anchor(result, shapes, i, boxes))
-                for i in order
-                if texts[i] and (boxes or shapes.visible[i].any())
-            ],
-            colors.outline,
-        )
+        anchors = [_anchor(result, shapes, i, boxes) for i in order]
+        labels_of = zip(order, anchors, strict=True)
+        placed = [Label(texts[i], owns[i], where) for i, where in labels_of if texts[i] and where is not None]
+        draw_labels(canvas, placed, colors.outline)
     return canvas
 
 
@@ -285,11 +281,16 @@ def _draw_ellipses(
 
 def _anchor(
     result: PoseResult, shapes: _Shapes, person: int, boxes: bool
-) -> tuple[float, float, float, float]:
-    """What a label keeps off: the box where it is drawn, else the joints with the space of their marks."""
-    if boxes:
+) -> tuple[float, float, float, float] | None:
+    """What a label keeps off: the box where it is drawn, else the joints with the space of their marks.
+
+    None where nothing of the person is drawn.
+    """
+    if boxes and np.isfinite(result.boxes[person]).all():
         x1, y1, x2, y2 = result.boxes[person].tolist()
         return x1, y1, x2, y2
+    if not shapes.visible[person].any():
+        return None
     x1, y1, x2, y2 = shapes.bounds[person].tolist()
     space = 1.5 * float(shapes.width[person] + shapes.outline[person])
     return x1 - space, y1 - space, x2 + space, y2 + space

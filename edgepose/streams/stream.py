@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from edgepose._inputs import check_number, check_switch
 from edgepose.errors import EdgePoseError, InvalidInputError
 from edgepose.result import PoseResult, Source
@@ -69,9 +71,18 @@ class StreamOptions:
         check_switch("latest", self.latest)
         check_number("every", self.every, 1, None, whole=True)
         check_number("detect_every", self.detect_every, 1, None, whole=True)
-        for name in ("track", "smooth"):
-            if not callable(getattr(self, name)):
-                check_switch(name, getattr(self, name))
+        for name, kind in (("track", "Tracker"), ("smooth", "OneEuro")):
+            value = getattr(self, name)
+            if not callable(value) and not isinstance(value, (bool, np.bool_)):
+                raise InvalidInputError(
+                    f"{name} is not usable; found {type(value).__name__}; give True, False, or what makes "
+                    f"one for each source: lambda: edgepose.{kind}()"
+                )
+        if self.boxes is not None and not callable(self.boxes):
+            raise InvalidInputError(
+                f"boxes is not usable; found {type(self.boxes).__name__}; give a function from a Frame to "
+                "its boxes"
+            )
 
 
 class _Done(NamedTuple):
@@ -106,7 +117,7 @@ class PoseStream(Iterator[PoseResult]):
         on_skip: called in the caller's thread for items that cannot be used; None: as each source says.
 
     Raises:
-        InvalidInputError: an option is out of range.
+        InvalidInputError: an option is out of range, or people are to be followed in a single picture.
     """
 
     def __init__(
@@ -116,6 +127,11 @@ class PoseStream(Iterator[PoseResult]):
         options: StreamOptions | None = None,
         on_skip: OnSkip | None = None,
     ) -> None:
+        if options is not None and options.track is True and [each.kind for each in sources] == ["image"]:
+            raise InvalidInputError(
+                f"nobody can be followed; found a single picture, {sources[0].name}; leave track and smooth "
+                "out, or give a video, a camera or several pictures"
+            )
         self._work = _Work(estimator, sources, options or StreamOptions(), on_skip)
         self._round: deque[_Outcome] = deque()
         finalizer = weakref.finalize(self, self._work.stop)

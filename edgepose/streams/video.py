@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgepose.errors import InvalidInputError
 from edgepose.optional import require_cv2
 from edgepose.result import Source
@@ -19,6 +17,8 @@ __all__ = ["now_ms", "open_video", "rate_of"]
 # Containers that store the number of frames; in others OpenCV estimates it.
 _COUNTED_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".avi"])
 _MAX_BAD_READS = 100
+MOST_FPS = 1000.0
+"""What says so many frames per second, or more, tells the ticks of a clock."""
 
 
 def now_ms() -> float:
@@ -27,9 +27,12 @@ def now_ms() -> float:
 
 
 def rate_of(capture: Any) -> float | None:
-    """Frames per second of an open capture, None where it does not know."""
+    """Frames per second of an open capture, None where it does not know.
+
+    Network streams and browsers' recordings tell the ticks of their clock, 90,000 and 1,000 for instance.
+    """
     fps = float(capture.get(require_cv2("reading videos").CAP_PROP_FPS))
-    return fps if np.isfinite(fps) and fps > 0 else None
+    return fps if 0 < fps < MOST_FPS else None
 
 
 def open_video(path: str, on_skip: OnSkip | None) -> FrameSource:

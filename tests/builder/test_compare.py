@@ -52,6 +52,11 @@ def test_the_runtimes_of_one_file_agree(
         assert main([*command, "--runtime", names]) == 0
     assert main(command) == 0
     assert opened == ["openvino", "openvino", "onnxruntime", "openvino", "auto", "auto", "auto", "auto"]
+    for flag in ("--limit", "--threads"):
+        for value in ("0", "-1"):
+            with pytest.raises(SystemExit):
+                main([*command, flag, value])
+            assert "give a whole number of at least 1" in capsys.readouterr().err
     for names in ("tensorflow", "auto,", "auto,auto,auto"):
         with pytest.raises(SystemExit):
             main([*command, "--runtime", names])

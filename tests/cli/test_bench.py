@@ -105,6 +105,8 @@ def test_what_is_told_before_anything_is_measured(
     assert "cannot read baseline none.json" in capsys.readouterr().err
     assert bench(model, "--plot", "plot.txt") == 1
     assert "cannot draw plot.txt" in capsys.readouterr().err
+    assert bench(model, "--plot", "none/plot.png") == 1
+    assert "found no folder none" in capsys.readouterr().err
     for arguments, text in (
         (("--max-slowdown", "1.1"), "--max-slowdown needs --baseline"),
         (("--persons", "1,0"), "found '0'; give a whole number of at least 1"),

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from tiny_models import color_model, spots
 
-from edgepose import PoseResult
+from edgepose import Frame, InvalidInputError, PoseResult, Source, lsp14, open_source
 from edgepose.cli import main
+from edgepose.cli.writers import VideoWriter
 from edgepose.streams import live
 from tests.fakes.servers import MjpegServer
 
@@ -119,6 +120,7 @@ def test_csv(model: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert len(rows) == 9
     assert [row["joint"] for row in rows[:3]] == ["blue", "green", "red"]
+    assert {row["track_id"] for row in rows} == {""}
     assert float(rows[1]["x"]) == pytest.approx(100, abs=1)
 
 
@@ -191,6 +193,28 @@ def test_a_video_takes_as_long_as_its_source(model: str, monkeypatch: pytest.Mon
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == pytest.approx(25, abs=1)
 
 
+@pytest.mark.parametrize(("told", "comes"), [(30, 10), (30, 30), (25, 24), (30, 0.2)])
+def test_a_cameras_video_takes_as_long_as_it_ran(told: float, comes: float) -> None:
+    """Also where it, or the network, is slower than it says; what is lost for long is not made up for."""
+    writer = VideoWriter(Path("out.avi"), told, live=True)
+    for number in range(12):
+        source = Source("camera:0", number, 1000 * number / comes, 0.0)
+        writer.write(Frame(PICTURE, source), PoseResult.empty(lsp14, PICTURE.shape[:2]))
+    writer.close()
+    frames = cv2.VideoCapture("out.avi").get(cv2.CAP_PROP_FRAME_COUNT)
+    assert frames == pytest.approx(1 + 11 * told * min(1 / comes, 2), abs=1)
+
+
+def test_a_burst_loses_nothing() -> None:
+    writer = VideoWriter(Path("out.avi"), 10, live=True)
+    for number, time_ms in enumerate((0, 1, 2, 3, 4, 500, 1000)):
+        writer.write(
+            Frame(PICTURE, Source("camera:0", number, time_ms, 0.0)), PoseResult.empty(lsp14, (192, 144))
+        )
+    writer.close()
+    assert cv2.VideoCapture("out.avi").get(cv2.CAP_PROP_FRAME_COUNT) == 11
+
+
 def test_options_reach_the_stream(model: str, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
     from edgepose.cli import estimators
@@ -225,6 +249,36 @@ def test_a_network_stream(
     output = capsys.readouterr()
     assert f"{address} stopped after 9 frames, and 2 attempts to open it again have failed" in output.err
     assert "secret" not in output.err + output.out
+
+
+def test_a_video_that_has_no_place_is_told(video: Path) -> None:
+    writer = VideoWriter(Path("gone/out.avi"), 25.0)
+    frame = next(iter(open_source(video)))
+    with pytest.raises(InvalidInputError, match=r"cannot write to .*out.avi; .*No such file"):
+        writer.write(frame, PoseResult.empty(lsp14, (192, 144)))
+    writer.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of POSIX")
+@pytest.mark.parametrize("suffix", ["mp4", "avi"])
+def test_a_full_disk_is_told(model: str, suffix: str) -> None:
+    """OpenCV goes on as if nothing had happened."""
+    rng = np.random.default_rng(0)
+    writer = cv2.VideoWriter("noise.avi", cv2.VideoWriter.fourcc(*"MJPG"), 12.5, (144, 192))
+    for _ in range(12):
+        writer.write(rng.integers(0, 256, (192, 144, 3), np.uint8))
+    writer.release()
+    code = (
+        "import resource, sys; from edgepose.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000)); sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "predict", "noise.avi", "--model", model, "-o", f"out.{suffix}"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1, done.stderr
+    assert f"cannot complete out.{suffix}; found that not all could be written" in done.stderr
+    assert "frames done" not in done.stderr
+    assert not Path(f"out.{suffix}").exists()
 
 
 def test_video_to_csv_and_pictures(model: str, video: Path) -> None:

@@ -65,6 +65,29 @@ def test_csv(model: str) -> None:
     assert float(rows[0]["person_score"]) > float(rows[2]["person_score"]) > 0.3
 
 
+def test_tracks_are_told_in_every_text(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    picture = cv2.imread("people.png")
+    writer = cv2.VideoWriter("people.avi", cv2.VideoWriter.fourcc(*"MJPG"), 10, picture.shape[1::-1])
+    for _ in range(4):
+        writer.write(picture)
+    writer.release()
+    command = ["predict", "people.avi", "--model", model, "--track"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "0 persons  tracks -  scores -" in lines[0]
+    assert "1 person  tracks 1  scores" in lines[3]
+    assert main([*command, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert {(row["frame"], row["person"], row["track_id"]) for row in rows} == {
+        ("2", "0", "1"),
+        ("3", "0", "1"),
+    }
+    assert main([*command, "--format", "coco"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert [(entry["image_id"], entry["track_id"]) for entry in entries] == [(3, 1), (4, 1)]
+
+
 def test_coco(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "people.png", "--model", model, "--format", "coco"]) == 0
     first, second = json.loads(capsys.readouterr().out)

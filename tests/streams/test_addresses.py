@@ -92,11 +92,14 @@ def test_what_opencv_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_rate_that_was_asked_for_serves_where_opencv_knows_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    captures = FakeCaptures(monkeypatch, [1] * 3)
+    captures = FakeCaptures(monkeypatch, [1] * 5)
     assert open_source("csi://0?fps=60").fps == 60
     assert open_source("rtsp://cam").fps is None
     captures.properties = 15.0
     assert open_source(0).fps == 15
+    for ticks in (90_000.0, 1000.0):
+        captures.properties = ticks
+        assert open_source(0).fps is None
 
 
 def test_what_does_not_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from edgepose import (
     PoseStream,
     Skip,
     SourceStatus,
+    Tracker,
     open_source,
 )
 from edgepose.streams.stream import StreamOptions
@@ -314,11 +315,24 @@ class TestErrors:
             ({"detect_every": 0}, "detect_every is not usable"),
             ({"detect_every": 2}, "where no detector serves"),
             ({"track": "yes"}, "track is not usable"),
+            (
+                {"track": Tracker()},
+                r"track is not usable; found Tracker; give .* lambda: edgepose.Tracker\(\)",
+            ),
             ({"smooth": 2}, "smooth is not usable"),
+            ({"boxes": [[0, 0, 9, 9]]}, "boxes is not usable; found list; give a function"),
             ({"reconnect": -1}, "reconnect is not usable"),
         ):
             with pytest.raises(InvalidInputError, match=words):
                 estimator.stream([PICTURE], **options)  # type: ignore[arg-type]
+
+    def test_nobody_is_followed_in_a_single_picture(self, estimator: Estimator) -> None:
+        """A tracker of the usual kind would number nobody, and so leave everybody out."""
+        with pytest.raises(InvalidInputError, match="nobody can be followed; found a single picture, array"):
+            estimator.stream(PICTURE, track=True)
+        (result,) = estimator.stream(PICTURE, track=lambda: Tracker(min_hits=1))
+        assert result.track_ids is not None
+        assert result.track_ids.tolist() == [1]
 
 
 class TestEnd:

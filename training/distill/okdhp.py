@@ -109,7 +109,7 @@ def deployable(config: TrainConfig, weights: str | PathLike[str] | None = None) 
         ModelNotFoundError: the run has none yet.
         ModelFormatError: the file is not such a student.
     """
-    path = Path(weights or Path(config.output) / config.name / "student.pt")
+    path = Path(weights or config.folder / "student.pt")
     branch = branch_of(path)
     if branch is None:
         raise ModelFormatError(f"no student in {path}; found no 'branch'; train the configuration anew")

@@ -57,11 +57,10 @@ def distill(config: TrainConfig, *, resume: bool = False) -> dict[str, Any]:
 
 def _complete(config: TrainConfig, what: str) -> None:
     """Train a run as far as it is missing."""
-    folder = Path(config.output) / config.name
     if is_complete(config):
-        log.info("%s: %s is trained", what, folder)
+        log.info("%s: %s is trained", what, config.folder)
         return
-    log.info("%s: training %s", what, folder)
+    log.info("%s: training %s", what, config.folder)
     if config.distill.method:
         distill(config, resume=True)
     else:

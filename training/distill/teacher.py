@@ -56,7 +56,7 @@ def teacher_config(config: TrainConfig) -> TrainConfig:
 
 def best_weights(config: TrainConfig) -> Path:
     """Where a run keeps its best weights."""
-    return Path(config.output) / config.name / "best.pt"
+    return config.folder / "best.pt"
 
 
 def plain_student(config: TrainConfig) -> Path | None:
