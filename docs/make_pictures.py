@@ -35,7 +35,9 @@ def pictures() -> dict[str, Picture]:
     return {
         PERSON.name: result.draw(photo),
         "ellipses.jpg": result.draw(photo, ellipses=2, boxes=True, scores=True),
-        "heatmaps.jpg": edgepose.draw_heatmaps(photo, maps, result.skeleton, affine=affine, peak=maps.max()),
+        "heatmaps.jpg": edgepose.draw_heatmaps(
+            photo, maps, result.skeleton, affine=affine, peak=maps.max(), opacity=1
+        ),
         "people.jpg": people.draw(crowd, boxes=True, min_score=0.4),
     }
 
