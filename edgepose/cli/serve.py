@@ -133,7 +133,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     error = arguments.parser.error
     token = arguments.token or os.environ.get(TOKEN_VARIABLE) or None
-    if token == "auto":
+    made = token == "auto"
+    if made:
         token = secrets.token_urlsafe(24)
     if token is None and not is_loopback(arguments.host):
         error(
@@ -181,13 +182,10 @@ def run(arguments: argparse.Namespace) -> int:
             repeat=arguments.repeat,
             **(options if arguments.source is not None else {}),
         )
-        shown = arguments.token == "auto"
 
         def started() -> None:
             address = _address(arguments.host, listener.getsockname()[1])
-            print(
-                f"edgepose: {spec.name} serves at {address}{f'?token={token}' if shown else ''}", flush=True
-            )
+            print(f"edgepose: {spec.name} serves at {address}{f'?token={token}' if made else ''}", flush=True)
 
         PoseServer(app, started).run([listener])
     return 0

@@ -144,6 +144,7 @@ async function watch() {
   let last = 0;
   let wait = RETRY.first;
   let next = null;
+  let lost = false;
   while (mine === watching) {
     if (document.hidden) {
       await new Promise((shown) => document.addEventListener("visibilitychange", shown, { once: true }));
@@ -155,6 +156,10 @@ async function watch() {
       if (mine !== watching) return;
       wait = RETRY.first;
       last = got.number;
+      if (lost) {
+        model = await (await ask("/v1/model")).json(); // it may be another server by now
+        lost = false;
+      }
       tellStatus(got.status);
       if (!got.jpeg) {
         if (["ended", "failed"].includes(got.status.state)) await sleep(1000);
@@ -175,8 +180,8 @@ async function watch() {
     } catch (error) {
       next = null;
       if (mine !== watching) return;
-      const known = error instanceof Refused && error.status !== 503;
-      chip(known ? "refused" : "offline", "bad");
+      lost = true;
+      chip(error instanceof Refused ? "refused" : "offline", "bad");
       say(error instanceof Refused ? error.message : TEXTS.lost);
       $("fps").textContent = "–";
       await sleep(wait);
