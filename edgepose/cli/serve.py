@@ -10,9 +10,9 @@ from typing import Any
 
 from edgepose.backends import read_model_spec
 from edgepose.cli.arguments import add_machine_options, attempts, positive, seconds
-from edgepose.cli.estimators import add_estimator_options, check_task, open_estimator
+from edgepose.cli.model_options import add_estimator_options, check_task, estimator_options, open_detector
 from edgepose.errors import InvalidInputError
-from edgepose.estimator import DEFAULT_MODEL, resolve_model
+from edgepose.estimator import DEFAULT_MODEL, Estimator, resolve_model
 from edgepose.optional import require
 from edgepose.serve import LOCAL_HOSTS, create_app
 from edgepose.serve.limits import Limits
@@ -149,6 +149,8 @@ def run(arguments: argparse.Namespace) -> int:
         given = [flag for flag, value in flags.items() if value]
         if given:
             error(f"{' and '.join(given)} cannot be used; found no --source; add one, or leave it out")
+    if arguments.detect_every > 1 and arguments.detector is None:
+        error("--detect-every cannot be used; found no --detector; add one, or leave it out")
     model = resolve_model(arguments.model)
     spec = read_model_spec(model)
     check_task(arguments, spec)
@@ -167,7 +169,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     with contextlib.ExitStack() as ends:
         listener = ends.enter_context(listen(arguments.host, arguments.port))
-        estimator = open_estimator(arguments, model, ends)
+        estimator_choice = estimator_options(arguments)
+        if arguments.detector_family is not None:
+            estimator_choice["detector"] = ends.enter_context(open_detector(arguments))
+        estimator = ends.enter_context(Estimator(model, **estimator_choice))
         options = {
             name: getattr(arguments, name) for name in ("track", "smooth", "detect_every", "reconnect")
         }
