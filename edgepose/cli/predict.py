@@ -13,12 +13,18 @@ from typing import Any
 
 from edgepose.backends import read_model_spec
 from edgepose.cli.arguments import add_machine_options, attempts, positive
-from edgepose.cli.estimators import add_estimator_options, check_task, open_estimator
 from edgepose.cli.interrupts import Interrupts
+from edgepose.cli.model_options import (
+    add_estimator_options,
+    add_model_option,
+    check_task,
+    estimator_options,
+    open_detector,
+)
 from edgepose.cli.progress import Progress
 from edgepose.cli.writers import FORMATS, TEXT_FORMATS, infer_format, names_picture, open_writer
 from edgepose.errors import BackendUnavailableError, InvalidInputError
-from edgepose.estimator import DEFAULT_MODEL, Estimator, resolve_model
+from edgepose.estimator import Estimator, resolve_model
 from edgepose.optional import require_cv2
 from edgepose.result import PoseResult
 from edgepose.sources import RECONNECT, Frame, FrameSource, Skip, open_source
@@ -49,11 +55,7 @@ def add_parser(verbs: Any) -> None:
         help="picture, directory, glob pattern (quoted), video, the number of a camera, a URL (rtsp://, "
         "http://), or csi://0 for the camera of a Jetson",
     )
-    parser.add_argument(
-        "--model",
-        metavar="FILE|NAME",
-        help=f"an .onnx or .engine file, or the name of a packaged model (default: {DEFAULT_MODEL})",
-    )
+    add_model_option(parser)
     parser.add_argument("--show", action="store_true", help="show the poses in a window; q or Esc ends")
     parser.add_argument(
         "-o",
@@ -113,7 +115,9 @@ def run(arguments: argparse.Namespace) -> int:
     source = open_source(arguments.source, skips, reconnect=arguments.reconnect)
     output_format = _output_format(arguments, source)
     model = resolve_model(arguments.model)
-    check_task(arguments, read_model_spec(model))
+    if arguments.detect_every > 1 and arguments.detector is None:
+        arguments.parser.error("--detect-every cannot be used; found no --detector; add one, or leave it out")
+    check_task(arguments, read_model_spec(model), boxes=arguments.boxes)
     boxes = None if arguments.boxes is None else _read_boxes(arguments.boxes, source)
     window = _Window(source) if arguments.show else None
     # A single picture's joints are worth printing even when they are written to a file too.
@@ -121,7 +125,10 @@ def run(arguments: argparse.Namespace) -> int:
     report = _Report(source) if wanted else None
 
     with contextlib.ExitStack() as ends:
-        estimator = open_estimator(arguments, model, ends)
+        options = estimator_options(arguments)
+        if arguments.detector_family is not None:
+            options["detector"] = ends.enter_context(open_detector(arguments))
+        estimator = ends.enter_context(Estimator(model, **options))
         if window is not None:
             ends.callback(window.close)
         writer = None

@@ -6,13 +6,14 @@ import argparse
 import contextlib
 import os
 import secrets
+import socket
 from typing import Any
 
 from edgepose.backends import read_model_spec
 from edgepose.cli.arguments import add_machine_options, attempts, positive, seconds
-from edgepose.cli.estimators import add_estimator_options, check_task, open_estimator
+from edgepose.cli.model_options import add_estimator_options, check_task, estimator_options, open_detector
 from edgepose.errors import InvalidInputError
-from edgepose.estimator import DEFAULT_MODEL, resolve_model
+from edgepose.estimator import DEFAULT_MODEL, Estimator, resolve_model
 from edgepose.optional import require
 from edgepose.serve import LOCAL_HOSTS, create_app
 from edgepose.serve.limits import Limits
@@ -131,42 +132,26 @@ def run(arguments: argparse.Namespace) -> int:
     from edgepose.serve.guard import check_token
     from edgepose.serve.server import PoseServer, is_loopback, listen
 
-    error = arguments.parser.error
-    token = arguments.token or os.environ.get(TOKEN_VARIABLE) or None
-    if token == "auto":
-        token = secrets.token_urlsafe(24)
-    if token is None and not is_loopback(arguments.host):
-        error(
-            f"--host {arguments.host} lets other machines in; found no token; add --token auto, or set "
-            f"{TOKEN_VARIABLE}"
-        )
-    if arguments.source is None:
-        flags = {
-            "--track": arguments.track, "--smooth": arguments.smooth, "--repeat": arguments.repeat,
-            "--detect-every": arguments.detect_every > 1,
-        }  # fmt: skip
-        given = [flag for flag, value in flags.items() if value]
-        if given:
-            error(f"{' and '.join(given)} cannot be used; found no --source; add one, or leave it out")
+    _check_source_options(arguments)
     model = resolve_model(arguments.model)
     spec = read_model_spec(model)
     check_task(arguments, spec)
+    token, made = _token(arguments, is_loopback(arguments.host))
     try:
         if token is not None:
             check_token(token)
     except InvalidInputError as failure:
-        error(str(failure))
-    hosts = None
+        arguments.parser.error(str(failure))
+    hosts = arguments.allowed_host
     if is_loopback(arguments.host):
-        own = arguments.host.strip("[]")
-        own = f"[{own}]" if ":" in own else own
-        hosts = [*LOCAL_HOSTS, own, *(arguments.allowed_host or ())]
-    elif arguments.allowed_host:
-        hosts = arguments.allowed_host
+        hosts = [*LOCAL_HOSTS, _bracketed(arguments.host), *(hosts or ())]
 
     with contextlib.ExitStack() as ends:
         listener = ends.enter_context(listen(arguments.host, arguments.port))
-        estimator = open_estimator(arguments, model, ends)
+        estimator_choice = estimator_options(arguments)
+        if arguments.detector_family is not None:
+            estimator_choice["detector"] = ends.enter_context(open_detector(arguments))
+        estimator = ends.enter_context(Estimator(model, **estimator_choice))
         options = {
             name: getattr(arguments, name) for name in ("track", "smooth", "detect_every", "reconnect")
         }
@@ -181,27 +166,55 @@ def run(arguments: argparse.Namespace) -> int:
             repeat=arguments.repeat,
             **(options if arguments.source is not None else {}),
         )
-        shown = arguments.token == "auto"
 
         def started() -> None:
             address = _address(arguments.host, listener.getsockname()[1])
-            print(
-                f"edgepose: {spec.name} serves at {address}{f'?token={token}' if shown else ''}", flush=True
-            )
+            print(f"edgepose: {spec.name} serves at {address}{f'?token={token}' if made else ''}", flush=True)
 
         PoseServer(app, started).run([listener])
     return 0
 
 
+def _token(arguments: argparse.Namespace, loopback: bool) -> tuple[str | None, bool]:
+    """The token that is asked for, and whether it was made here; exit code 2 where one is missing."""
+    token = arguments.token or os.environ.get(TOKEN_VARIABLE) or None
+    if token == "auto":
+        return secrets.token_urlsafe(24), True
+    if token is None and not loopback:
+        arguments.parser.error(
+            f"--host {arguments.host} lets other machines in; found no token; add --token auto, or set "
+            f"{TOKEN_VARIABLE}"
+        )
+    return token, False
+
+
+def _check_source_options(arguments: argparse.Namespace) -> None:
+    """End with exit code 2 where options are given that need others."""
+    flags = {
+        "--track": arguments.track,
+        "--smooth": arguments.smooth,
+        "--repeat": arguments.repeat,
+        "--detect-every": arguments.detect_every > 1,
+    }
+    given = [flag for flag, value in flags.items() if value]
+    if given and arguments.source is None:
+        arguments.parser.error(
+            f"{' and '.join(given)} cannot be used; found no --source; add one, or leave it out"
+        )
+    if arguments.detect_every > 1 and arguments.detector is None:
+        arguments.parser.error("--detect-every cannot be used; found no --detector; add one, or leave it out")
+
+
+def _bracketed(host: str) -> str:
+    """A host as it stands in an address."""
+    return f"[{host.strip('[]')}]" if ":" in host else host
+
+
 def _address(host: str, port: int) -> str:
     """What to open in a browser."""
     if host in ("0.0.0.0", "::", "[::]"):
-        import socket
-
         host = socket.gethostname()
-    if ":" in host and not host.startswith("["):
-        host = f"[{host}]"
-    return f"http://{host}:{port}/"
+    return f"http://{_bracketed(host)}:{port}/"
 
 
 def _port(text: str) -> int:

@@ -27,7 +27,6 @@ _HEADERS = (
      b"frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
     (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cross-origin-opener-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 )  # fmt: skip
@@ -127,7 +126,7 @@ class Guard:
                 body, kind = self._entrance, b"text/html; charset=utf-8"
             await _answer(refusal, body, kind, send_on)
         except Exception:
-            _log.exception("a request has failed: %s", path)
+            _log.exception("a request has failed: %r", path)
             if answered:
                 raise
             cookie = None

@@ -88,11 +88,6 @@ class InferenceThread:
                 self._change.notify()
         return job.future
 
-    @property
-    def waiting(self) -> int:
-        """Pictures that wait, decoded."""
-        return len(self._jobs)
-
     def stop(self) -> None:
         """Cancel what waits, and end after the run that is under way."""
         with self._change:

@@ -17,6 +17,8 @@ ENVELOPE = 64 * 1024
 """Bytes that a multipart body may have beside the picture."""
 MAX_SCANS = 200
 """Of a JPEG: each costs a pass over the whole picture, however few bytes it has."""
+MAX_PARTS = 16
+"""Of a form, that are looked at."""
 MAX_SEGMENTS = 10_000
 """Of a JPEG: photos have some dozens."""
 TAKEN = "send a JPEG, PNG or WebP picture"
@@ -145,7 +147,8 @@ def _file_of_form(body: bytes, media_type: str) -> bytes:
         )
     mark = b"\r\n--" + (found[1] or found[2]).encode("latin-1")
     files = []
-    for part in (b"\r\n" + body).split(mark)[1:]:
+    # What a short boundary could tear into millions of parts is none of a browser's making.
+    for part in (b"\r\n" + body).split(mark, MAX_PARTS)[1:]:
         head, blank, content = part.partition(b"\r\n\r\n")
         disposition = re.search(rb"(?im)^content-disposition:([^\r\n]*)", head)
         if blank and disposition and re.search(rb"(?i)\bfilename\*?=", disposition[1]):

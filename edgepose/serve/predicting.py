@@ -229,4 +229,4 @@ def read_boxes(text: str | None) -> Any:
 
 
 def _gone() -> Refusal:
-    return Refusal(499, "client_left", "the client has closed the connection; its picture was dropped; none")
+    return Refusal(499, "client_left", "the request was dropped; found that its client has left; ask again")

@@ -217,14 +217,14 @@ def test_a_burst_loses_nothing() -> None:
 
 def test_options_reach_the_stream(model: str, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
-    from edgepose.cli import estimators
+    from edgepose.cli import predict
 
-    class Spy(estimators.Estimator):
+    class Spy(predict.Estimator):
         def stream(self, source: Any, **options: Any) -> Any:
             seen.append(options)
             return super().stream(source)
 
-    monkeypatch.setattr(estimators, "Estimator", Spy)
+    monkeypatch.setattr(predict, "Estimator", Spy)
     command = ["predict", str(video), "--model", model]
     flags = ["--latest", "--track", "--smooth", "--every", "3", "--detect-every", "4", "--detector", "multi"]
     assert main([*command, *flags]) == 0
@@ -395,14 +395,14 @@ def test_options_reach_the_estimator(
     model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, runtime: str
 ) -> None:
     seen: dict[str, Any] = {}
-    from edgepose.cli import estimators
+    from edgepose.cli import predict
 
-    class Spy(estimators.Estimator):
+    class Spy(predict.Estimator):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             seen.update(options)
             super().__init__(*arguments, **options)
 
-    monkeypatch.setattr(estimators, "Estimator", Spy)
+    monkeypatch.setattr(predict, "Estimator", Spy)
     command = ["predict", "spots.png", "--model", model, "--flip-test", "--threads", "1", "--device", "cpu"]
     assert main([*command, "--runtime", runtime]) == 0
     assert seen == {"flip_test": True, "threads": 1, "device": "cpu", "runtime": runtime}

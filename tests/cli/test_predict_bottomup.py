@@ -12,7 +12,7 @@ import pytest
 from tiny_models import color_model, people_model, people_picture, people_spec
 
 from edgepose import Grouping, PoseResult, Skeleton
-from edgepose.cli import estimators, main
+from edgepose.cli import main, predict
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -110,13 +110,13 @@ def test_nobody_and_drawings(model: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_options_reach_the_estimator(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    class Spy(estimators.Estimator):
+    class Spy(predict.Estimator):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             seen.clear()
             seen.update(options)
             super().__init__(*arguments, **options)
 
-    monkeypatch.setattr(estimators, "Estimator", Spy)
+    monkeypatch.setattr(predict, "Estimator", Spy)
     common = {"device": "auto", "runtime": "auto", "flip_test": False}
     command = ["predict", "people.png", "--model", model]
     for words, options in (

@@ -13,9 +13,9 @@ __all__ = ["served"]
 
 
 @contextlib.contextmanager
-def served(app: Any) -> Iterator[str]:
+def served(app: Any, port: int = 0) -> Iterator[str]:
     """Serve an application; gives its address, without a slash at the end."""
-    listener = listen("127.0.0.1", 0)
+    listener = listen("127.0.0.1", port)
     ready = threading.Event()
     server = PoseServer(app, ready.set)
     thread = threading.Thread(target=server.run, args=([listener],), name="test server")

@@ -166,6 +166,10 @@ def test_pictures_that_cannot_be_used(gated: Gated) -> None:
         refusal(send(address, b"\xff\xd8\xff\xd9"), 400, "undecodable")
         two = [("file", ("a.jpg", good)), ("file", ("b.jpg", good))]
         assert "found 2 files" in refusal(httpx.post(f"{address}/v1/predict", files=two), 400, "form")
+        torn = {"Content-Type": "multipart/form-data; boundary=a"}
+        started = time.monotonic()
+        refusal(send(address, b"\r\n--a" * 1_500_000, headers=torn), 400, "form")
+        assert time.monotonic() - started < 5
         bare = {"Content-Type": "multipart/form-data"}
         refusal(send(address, good, headers=bare), 400, "form")
         gated.fault = _refuse
@@ -572,6 +576,21 @@ def test_viewers_are_limited(estimator: Estimator) -> None:
         refusal(httpx.get(f"{address}/v1/live/frame?after=1"), 503, "too_many_viewers")
         stop.set()
         assert [each.result()[0]["number"] for each in waiting] == [2, 2]
+
+
+def test_the_end_lets_viewers_go(estimator: Estimator) -> None:
+    stop = threading.Event()
+    source = running("camera:0", 2, before=lambda number: number and stop.wait(20) and None)
+    with ThreadPoolExecutor(1) as pool:
+        with serve(estimator, source=source) as address:
+            _until(lambda: _metric(address, "edgepose_stream_frames_total") == 1)
+            waiting = pool.submit(frame, address, 1)
+            _until(lambda: _metric(address, "edgepose_stream_viewers") == 1)
+            ending = time.monotonic()
+            threading.Timer(1, stop.set).start()
+        told, jpeg = waiting.result()
+        assert time.monotonic() - ending < 4  # five seconds were its patience
+        assert (told["number"], jpeg) == (1, b"")
 
 
 def test_the_end_answers_what_is_under_way(gated: Gated) -> None:

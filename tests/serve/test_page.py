@@ -15,7 +15,7 @@ import pytest
 
 from edgepose import Estimator, read_image
 from edgepose.samples import PERSON
-from edgepose.serve import create_app
+from edgepose.serve import Limits, create_app
 from tests.fakes.serving import served
 
 cv2 = pytest.importorskip("cv2")
@@ -173,6 +173,16 @@ def test_a_picture_is_chosen_and_errors_are_told(browser: Any, estimator: Estima
         keep(browser, "dark")
 
 
+def test_a_picture_that_is_too_large_is_sent_smaller(browser: Any, estimator: Estimator) -> None:
+    with served(create_app(estimator, limits=Limits(max_pixels=40_000))) as address:
+        browser.get(f"{address}/")
+        wait_for(lambda: state(browser) == "pictures", "the page is ready")
+        drop(browser, PERSON.read_bytes())
+        wait_for(lambda: state(browser) == "picture", "the picture is estimated")
+        assert "200 x 200 pixels" in browser.find_element("id", "notice").text
+        assert browser.find_element("id", "persons").text == "1"
+
+
 def test_the_source_is_watched_paused_and_found_again(
     browser: Any, estimator: Estimator, tmp_path: Path
 ) -> None:
@@ -204,6 +214,10 @@ def test_the_source_is_watched_paused_and_found_again(
     wait_for(lambda: state(browser) == "offline", "the page notices that the server has gone")
     assert "reconnecting" in browser.find_element("id", "notice").text
     keep(browser, "lost")
+    again = create_app(estimator, source=tmp_path, repeat=True)
+    with served(again, int(address.rpartition(":")[2])):
+        wait_for(lambda: state(browser) == "live", "the page finds the server again")
+        assert not browser.find_element("id", "notice").is_displayed()
 
 
 def test_a_token_in_the_address_opens_the_page_once(browser: Any, estimator: Estimator) -> None:

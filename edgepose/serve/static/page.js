@@ -144,6 +144,7 @@ async function watch() {
   let last = 0;
   let wait = RETRY.first;
   let next = null;
+  let lost = false;
   while (mine === watching) {
     if (document.hidden) {
       await new Promise((shown) => document.addEventListener("visibilitychange", shown, { once: true }));
@@ -155,6 +156,10 @@ async function watch() {
       if (mine !== watching) return;
       wait = RETRY.first;
       last = got.number;
+      if (lost) {
+        model = await (await ask("/v1/model")).json(); // it may be another server by now
+        lost = false;
+      }
       tellStatus(got.status);
       if (!got.jpeg) {
         if (["ended", "failed"].includes(got.status.state)) await sleep(1000);
@@ -175,8 +180,8 @@ async function watch() {
     } catch (error) {
       next = null;
       if (mine !== watching) return;
-      const known = error instanceof Refused && error.status !== 503;
-      chip(known ? "refused" : "offline", "bad");
+      lost = true;
+      chip(error instanceof Refused ? "refused" : "offline", "bad");
       say(error instanceof Refused ? error.message : TEXTS.lost);
       $("fps").textContent = "–";
       await sleep(wait);
@@ -218,6 +223,20 @@ function buttons() {
 
 // Pictures.
 
+/** What to send: the file, or, where the server takes no such large one, a smaller copy of it. */
+async function sendable(file) {
+  const { max_bytes: bytes, max_pixels: pixels } = model.limits;
+  const picture = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
+  if (!picture || (file.size <= bytes && picture.width * picture.height <= pixels)) return [file, picture, ""];
+  const shrink = Math.min(1, Math.sqrt(pixels / (picture.width * picture.height)), 4096 / Math.max(picture.width, picture.height));
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(Math.floor(picture.width * shrink), 1);
+  canvas.height = Math.max(Math.floor(picture.height * shrink), 1);
+  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  const copy = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92));
+  return [copy, picture, `Sent as a copy of ${canvas.width} x ${canvas.height} pixels: the server takes no larger one`];
+}
+
 async function estimate(file) {
   if (!file || !model) return;
   watching += 1;
@@ -228,18 +247,15 @@ async function estimate(file) {
   buttons();
   chip("estimating", "warn");
   try {
-    if (file.size > model.limits.max_bytes) {
-      throw new Error(`the picture's file is too large; found ${file.size} bytes; give at most ${model.limits.max_bytes}`);
-    }
-    const reply = await ask("/v1/predict", { method: "POST", body: file, headers: { "Content-Type": file.type || "application/octet-stream" } });
+    const [data, picture, note] = await sendable(file);
+    const reply = await ask("/v1/predict", { method: "POST", body: data, headers: { "Content-Type": data.type || "application/octet-stream" } });
     const result = await reply.json();
-    const picture = await createImageBitmap(file, { imageOrientation: "from-image" });
     if (mine !== watching) {
-      picture.close();
+      picture?.close();
       return;
     }
     $("latency").textContent = `${Math.round(result.server.total)} ms`;
-    say("");
+    say(note);
     show({ picture, result, live: false });
     tabulate();
     chip("picture", "good");

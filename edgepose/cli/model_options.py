@@ -1,22 +1,29 @@
-"""The options of an `Estimator` that verbs share, and the estimator that they make."""
+"""Model and options of an `Estimator`, as several verbs take them."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-from pathlib import Path
 from typing import Any
 
 from edgepose.cli.arguments import positive, scales, share
 from edgepose.detectors import FAMILIES, OnnxDetector
-from edgepose.estimator import Estimator
+from edgepose.estimator import DEFAULT_MODEL
 from edgepose.spec import ModelSpec
 
-__all__ = ["add_estimator_options", "check_task", "open_estimator"]
+__all__ = ["add_estimator_options", "add_model_option", "check_task", "estimator_options", "open_detector"]
+
+
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``."""
+    parser.add_argument(
+        "--model",
+        metavar="FILE|NAME",
+        help=f"an .onnx or .engine file, or the name of a packaged model (default: {DEFAULT_MODEL})",
+    )
 
 
 def add_estimator_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says how poses are estimated."""
+    """Add those that tell how persons are found."""
     parser.add_argument(
         "--detector",
         metavar="FILE|NAME",
@@ -66,12 +73,16 @@ def add_estimator_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_task(arguments: argparse.Namespace, spec: ModelSpec) -> None:
-    """End with exit code 2 where options are given that serve models of another task."""
+def check_task(arguments: argparse.Namespace, spec: ModelSpec, **others: Any) -> None:
+    """End with exit code 2 where options are given that serve models of another task.
+
+    Args:
+        others: values of further options that serve top-down models.
+    """
     bottom_up = spec.task == "bottomup"
     if bottom_up:
         flags = {
-            "--boxes": getattr(arguments, "boxes", None),
+            **{f"--{name}": value for name, value in others.items()},
             "--detector": arguments.detector,
             "--detector-family": arguments.detector_family,
         }
@@ -79,8 +90,6 @@ def check_task(arguments: argparse.Namespace, spec: ModelSpec) -> None:
         refine = "--no-refine" if arguments.refine is False else "--refine"
         flags = {"--scales": arguments.scales, refine: arguments.refine}
     given = [flag for flag, value in flags.items() if value is not None]
-    if arguments.detect_every > 1 and arguments.detector is None:
-        arguments.parser.error("--detect-every cannot be used; found no --detector; add one, or leave it out")
     if given:
         this, other = ("bottom-up", "top-down") if bottom_up else ("top-down", "bottom-up")
         arguments.parser.error(
@@ -91,15 +100,7 @@ def check_task(arguments: argparse.Namespace, spec: ModelSpec) -> None:
         arguments.parser.error("--detector-family needs --detector")
 
 
-def open_estimator(arguments: argparse.Namespace, model: Path, ends: contextlib.ExitStack) -> Estimator:
-    """The estimator that the options say; it is closed with `ends`."""
-    options = _options(arguments)
-    if arguments.detector_family is not None:
-        options["detector"] = ends.enter_context(_open_detector(arguments))
-    return ends.enter_context(Estimator(model, **options))
-
-
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+def estimator_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of the Estimator; those that the user left out keep their defaults."""
     options = {
         "detector": arguments.detector,
@@ -115,7 +116,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {**always, **given}
 
 
-def _open_detector(arguments: argparse.Namespace) -> OnnxDetector:
+def open_detector(arguments: argparse.Namespace) -> OnnxDetector:
     """The object detector of a family that the user tells."""
     options = {"score_threshold": arguments.score_threshold, "threads": arguments.threads}
     return OnnxDetector(
