@@ -12,17 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from edgepose.backends import read_model_spec
-from edgepose.cli.arguments import add_machine_options, attempts, positive, scales, share
+from edgepose.cli.arguments import add_machine_options, attempts, positive
 from edgepose.cli.interrupts import Interrupts
+from edgepose.cli.model_options import (
+    add_estimator_options,
+    add_model_option,
+    check_task,
+    estimator_options,
+    open_detector,
+)
 from edgepose.cli.progress import Progress
 from edgepose.cli.writers import FORMATS, TEXT_FORMATS, infer_format, names_picture, open_writer
-from edgepose.detectors import FAMILIES, OnnxDetector
 from edgepose.errors import BackendUnavailableError, InvalidInputError
-from edgepose.estimator import DEFAULT_MODEL, Estimator, resolve_model
+from edgepose.estimator import Estimator, resolve_model
 from edgepose.optional import require_cv2
 from edgepose.result import PoseResult
 from edgepose.sources import RECONNECT, Frame, FrameSource, Skip, open_source
-from edgepose.spec import ModelSpec
 from edgepose.streams.stream import PoseStream
 
 __all__ = ["add_parser"]
@@ -50,11 +55,7 @@ def add_parser(verbs: Any) -> None:
         help="picture, directory, glob pattern (quoted), video, the number of a camera, a URL (rtsp://, "
         "http://), or csi://0 for the camera of a Jetson",
     )
-    parser.add_argument(
-        "--model",
-        metavar="FILE|NAME",
-        help=f"an .onnx or .engine file, or the name of a packaged model (default: {DEFAULT_MODEL})",
-    )
+    add_model_option(parser)
     parser.add_argument("--show", action="store_true", help="show the poses in a window; q or Esc ends")
     parser.add_argument(
         "-o",
@@ -77,53 +78,7 @@ def add_parser(verbs: Any) -> None:
         help="JSON file with person boxes, [x1, y1, x2, y2] or [x1, y1, x2, y2, score] in pixels: a list "
         "of them for a single picture, or an object from file names to lists",
     )
-    parser.add_argument(
-        "--detector",
-        metavar="FILE|NAME",
-        help="finds the persons for a top-down model: a bottom-up one, for instance multi, or an object "
-        "detector, the .onnx file of a YOLOX, RTMDet or YOLOv8",
-    )
-    parser.add_argument(
-        "--detector-family",
-        choices=FAMILIES,
-        help="what an object detector is, where its file does not show it (default: as recognised)",
-    )
-    parser.add_argument(
-        "--score-threshold",
-        type=share,
-        metavar="SCORE",
-        help="lowest score of a person that is found (default: 0.3, of bottom-up models 0.1)",
-    )
-    parser.add_argument(
-        "--max-persons",
-        type=positive,
-        metavar="N",
-        help="at most so many persons that are found, the best (default: 30)",
-    )
-    parser.add_argument(
-        "--nms",
-        type=share,
-        metavar="SIMILARITY",
-        help="drop persons more similar than this, from 0 to 1, to one with a higher score (default: keep "
-        "all)",
-    )
-    parser.add_argument(
-        "--scales",
-        type=scales,
-        metavar="LIST",
-        help="average runs of a bottom-up model at these scales, for instance 0.5,1,2 (default: 1)",
-    )
-    parser.add_argument(
-        "--refine",
-        action=argparse.BooleanOptionalAction,
-        help="fill missing joints with a bottom-up model's best guess, or leave them out (default: as the "
-        "model says)",
-    )
-    parser.add_argument(
-        "--flip-test",
-        action="store_true",
-        help="average with the mirrored picture: more exact, twice the time",
-    )
+    add_estimator_options(parser)
     parser.add_argument("--track", action="store_true", help="give people identities over time")
     parser.add_argument("--smooth", action="store_true", help="smooth the joints over time")
     parser.add_argument(
@@ -160,7 +115,9 @@ def run(arguments: argparse.Namespace) -> int:
     source = open_source(arguments.source, skips, reconnect=arguments.reconnect)
     output_format = _output_format(arguments, source)
     model = resolve_model(arguments.model)
-    _check_task(arguments, read_model_spec(model))
+    if arguments.detect_every > 1 and arguments.detector is None:
+        arguments.parser.error("--detect-every cannot be used; found no --detector; add one, or leave it out")
+    check_task(arguments, read_model_spec(model), boxes=arguments.boxes)
     boxes = None if arguments.boxes is None else _read_boxes(arguments.boxes, source)
     window = _Window(source) if arguments.show else None
     # A single picture's joints are worth printing even when they are written to a file too.
@@ -168,9 +125,9 @@ def run(arguments: argparse.Namespace) -> int:
     report = _Report(source) if wanted else None
 
     with contextlib.ExitStack() as ends:
-        options = _options(arguments)
+        options = estimator_options(arguments)
         if arguments.detector_family is not None:
-            options["detector"] = ends.enter_context(_open_detector(arguments))
+            options["detector"] = ends.enter_context(open_detector(arguments))
         estimator = ends.enter_context(Estimator(model, **options))
         if window is not None:
             ends.callback(window.close)
@@ -223,59 +180,6 @@ def _stream(
     names = ("latest", "track", "smooth", "every", "detect_every")
     options = {name: getattr(arguments, name) for name in names}
     return estimator.stream(source, boxes=None if boxes is None else boxes.of, **options)
-
-
-def _check_task(arguments: argparse.Namespace, spec: ModelSpec) -> None:
-    """End with exit code 2 where options are given that serve models of another task."""
-    bottom_up = spec.task == "bottomup"
-    if bottom_up:
-        flags = {
-            "--boxes": arguments.boxes,
-            "--detector": arguments.detector,
-            "--detector-family": arguments.detector_family,
-        }
-    else:
-        refine = "--no-refine" if arguments.refine is False else "--refine"
-        flags = {"--scales": arguments.scales, refine: arguments.refine}
-    given = [flag for flag, value in flags.items() if value is not None]
-    if arguments.detect_every > 1 and arguments.detector is None:
-        arguments.parser.error("--detect-every cannot be used; found no --detector; add one, or leave it out")
-    if given:
-        this, other = ("bottom-up", "top-down") if bottom_up else ("top-down", "bottom-up")
-        arguments.parser.error(
-            f"{' and '.join(given)} cannot be used; {spec.name!r} is a {this} model; leave "
-            f"{'it' if len(given) == 1 else 'them'} out, or take a {other} one"
-        )
-    if arguments.detector_family is not None and arguments.detector is None:
-        arguments.parser.error("--detector-family needs --detector")
-
-
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of the Estimator; those that the user left out keep their defaults."""
-    options = {
-        "detector": arguments.detector,
-        "score_threshold": arguments.score_threshold,
-        "max_persons": arguments.max_persons,
-        "nms_threshold": arguments.nms,
-        "scales": arguments.scales,
-        "refine": arguments.refine,
-        "threads": arguments.threads,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    always = {name: getattr(arguments, name) for name in ("device", "runtime", "flip_test")}
-    return {**always, **given}
-
-
-def _open_detector(arguments: argparse.Namespace) -> OnnxDetector:
-    """The object detector of a family that the user tells."""
-    options = {"score_threshold": arguments.score_threshold, "threads": arguments.threads}
-    return OnnxDetector(
-        arguments.detector,
-        family=arguments.detector_family,
-        device=arguments.device,
-        runtime=arguments.runtime,
-        **{name: value for name, value in options.items() if value is not None},
-    )
 
 
 def _output_format(arguments: argparse.Namespace, source: FrameSource) -> str | None:

@@ -1,0 +1,228 @@
+"""Shards, and tables of pictures, on the machines of a Ray cluster by Ray Data."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgepose.annotation.plan import Recipe, Shard
+from edgepose.annotation.shards import OnStep, annotate_shard, estimate, read_frame
+from edgepose.annotation.table import pose_table, require_arrow, rows_of
+from edgepose.backends.base import default_threads
+from edgepose.errors import BackendUnavailableError, EdgePoseError, InvalidInputError
+from edgepose.estimator import Estimator
+from edgepose.optional import first_line, require
+from edgepose.result import PoseResult
+from edgepose.sources import Frame, Skip
+
+__all__ = ["PoseActor", "run_on_ray"]
+
+
+class PoseActor:
+    """Poses of a table of picture files: a callable class for ``ray.data.Dataset.map_batches``.
+
+    ``dataset.map_batches(PoseActor, fn_constructor_kwargs={"model": "multi"}, batch_format="pyarrow",
+    batch_size=32, concurrency=2)``: each actor opens the model once. The dataset has a column ``path`` of
+    files that all machines can read. The result has the columns that `edgepose.annotate` writes
+    (`edgepose.annotation.table.pose_schema`): one row a person, and one row for a picture without any or one
+    that cannot be used, of which ``error`` says why; and the dataset's other columns, repeated.
+
+    Args:
+        model: as for `Estimator`; a file that all machines can read, or the name of a packaged one.
+        batch: pictures that go through the network together.
+        options: of the `Estimator`. Without ``threads`` it uses the CPUs that Ray gives the actor.
+    """
+
+    def __init__(
+        self, model: str | os.PathLike[str] | None = None, *, batch: int = 4, **options: Any
+    ) -> None:
+        if options.get("threads") is None:
+            options["threads"] = _given_threads()
+        self._batch = batch
+        self._estimator = Estimator(model, **options)
+
+    def __call__(self, table: Any) -> Any:
+        """The poses of a batch of rows.
+
+        Args:
+            table: ``pyarrow.Table``, or a dictionary of arrays, with a column ``path``.
+
+        Returns:
+            ``pyarrow.Table``.
+
+        Raises:
+            InvalidInputError: there is no column of that name.
+        """
+        pa = require_arrow()
+        if isinstance(table, dict):
+            table = pa.table({name: pa.array(values) for name, values in table.items()})
+        if "path" not in table.column_names:
+            raise InvalidInputError(
+                f"the table has no column 'path'; found {', '.join(table.column_names) or 'none'}; give the "
+                "names of the picture files there"
+            )
+        skeleton = self._estimator.info.spec.skeleton
+        results: list[PoseResult] = []
+        errors: list[str | None] = []
+        paths = table.column("path").to_pylist()
+        for start in range(0, len(paths), self._batch):
+            frames = [_read(path) for path in paths[start : start + self._batch]]
+            for entry in estimate(self._estimator, frames):
+                if isinstance(entry, Skip):
+                    errors.append(entry.reason)
+                    entry = PoseResult.empty(skeleton, (0, 0))
+                else:
+                    errors.append(None)
+                results.append(entry)
+        rows = rows_of(results)
+        found = pose_table(results, skeleton)
+        found = found.set_column(0, "source", table.column("path").cast(pa.string()).take(rows))
+        found = found.append_column("error", pa.array([errors[row] for row in rows], pa.string()))
+        for name in table.column_names:
+            if name not in ("path", *found.column_names):
+                found = found.append_column(name, table.column(name).take(rows))
+        return found
+
+
+def _read(path: str) -> Frame | Skip:
+    try:
+        return read_frame(path)
+    except InvalidInputError as error:
+        return Skip(path, str(error))
+
+
+def _given_threads() -> int:
+    """CPUs of this actor; those of the process where it is none."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return default_threads()
+    return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+
+
+def run_on_ray(
+    recipe: Recipe,
+    jobs: Sequence[tuple[Shard, Path]],
+    address: str,
+    workers: int | None,
+    on_step: OnStep,
+    stop: Callable[[], bool],
+) -> None:
+    """Do all shards on a cluster, whose machines see the files and the folder of parts under the same paths.
+
+    Args:
+        recipe: what the actors open.
+        jobs: shards and their parts.
+        address: of the cluster; ``"auto"`` for the one that this machine is part of, ``"local"`` to begin one
+            here. A connection that the process has is used as it is.
+        workers: actors; None: one for each machine.
+        on_step: called when a shard is done.
+        stop: begin no more when it says so.
+
+    Raises:
+        BackendUnavailableError: Ray is not installed, or there is no such cluster.
+        EdgePoseError: an Estimator cannot be made, or failed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray = require("ray", "annotating on a cluster", "edgepose[ray]")
+    data = require("ray.data", "annotating on a cluster", "edgepose[ray]")
+    if not jobs:
+        return
+    own = not ray.is_initialized()
+    if own:
+        _connect(ray, address)
+    try:
+        cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        workers = min(workers or sum(node["Alive"] for node in ray.nodes()), len(jobs))
+        threads = recipe.options.get("threads") or max(1, cores // workers)
+        with _quiet(data):
+            items = [{"job": pickle.dumps((shard, path.resolve()))} for shard, path in jobs]
+            done = data.from_items(items, override_num_blocks=len(items)).map(
+                _ShardActor,
+                fn_constructor_args=(recipe.with_threads(threads), str(Path.cwd())),
+                compute=data.ActorPoolStrategy(size=workers),
+                num_cpus=threads,
+                num_gpus=1 if str(recipe.options.get("device", "")).startswith("cuda") else 0,
+            )
+            for row in done.iter_rows():
+                on_step(row["results"], row["errors"])
+                if stop():
+                    break
+    except EdgePoseError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from error
+    finally:
+        if own:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _quiet(data: Any) -> Iterator[None]:
+    """Let Ray Data show no bars of its own, and tell errors alone."""
+    context, log = data.DataContext.get_current(), logging.getLogger("ray.data")
+    before = context.enable_progress_bars, log.level
+    context.enable_progress_bars = False
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, level = before
+        log.setLevel(level)
+
+
+class _ShardActor:
+    """Does shards; made once in each process that Ray starts."""
+
+    def __init__(self, recipe: Recipe, folder: str) -> None:
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            raise InvalidInputError(
+                f"a machine of the cluster does not see {folder}; {error.strerror}; work in a "
+                "folder that all share"
+            ) from error
+        self._recipe = recipe
+        self._open = recipe.open()  # until the process ends
+        self._estimator = self._open.__enter__()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        shard, path = pickle.loads(row["job"])
+        if not path.parent.is_dir():
+            raise InvalidInputError(
+                f"a machine of the cluster does not see {path.parent}; let the "
+                "output be in a folder that all share"
+            )
+        results, errors = annotate_shard(self._estimator, shard, self._recipe, path)
+        return {"results": results, "errors": errors}
+
+
+def _connect(ray: Any, address: str) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if address == "local":
+        options |= {"include_dashboard": False, "num_cpus": default_threads()}
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise BackendUnavailableError(
+            f"cannot reach the Ray cluster {address}; {first_line(error)}; start one by ray start --head, or "
+            "give local"
+        ) from error
+
+
+def _cause(error: Exception) -> EdgePoseError:
+    """Our own error within one of Ray's."""
+    at: BaseException | None = error
+    while at is not None:
+        for each in (at, getattr(at, "cause", None)):
+            if isinstance(each, EdgePoseError):
+                return each
+        at = at.__cause__ or at.__context__
+    return BackendUnavailableError(
+        f"the Ray cluster failed; {first_line(error)}; run the same again: what is done is kept"
+    )
