@@ -51,6 +51,12 @@ SECTIONS = (
         "the edge and vertex annotators of supervision take.",
     ),
     (
+        "Annotating in bulk",
+        "annotate.py",
+        "From a folder of pictures to one file of COCO annotations: a loop that one writes oneself, "
+        "`edgepose annotate` on one and two workers, and through Ray; and what is left of a run that is killed.",
+    ),
+    (
         "Start-up",
         "startup.py",
         "Importing the package, and the way to the first result of the packaged model.",

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pickle
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from edgepose.annotation.plan import Recipe, Shard
 from edgepose.annotation.shards import OnStep, annotate_shard, estimate, read_frame
 from edgepose.annotation.table import pose_table, require_arrow, rows_of
 from edgepose.backends.base import default_threads
-from edgepose.errors import BackendUnavailableError, EdgePoseError, InvalidInputError
+from edgepose.errors import BackendUnavailableError, InvalidInputError
 from edgepose.estimator import Estimator
 from edgepose.optional import first_line, require
 from edgepose.result import PoseResult
@@ -150,13 +151,16 @@ def run_on_ray(
                 num_gpus=1 if str(recipe.options.get("device", "")).startswith("cuda") else 0,
             )
             for row in done.iter_rows():
+                failure = pickle.loads(row["failure"])
+                if failure is not None:
+                    raise failure
                 on_step(row["results"], row["errors"])
                 if stop():
                     break
-    except EdgePoseError:
-        raise
     except ray.exceptions.RayError as error:
-        raise _cause(error) from error
+        raise BackendUnavailableError(
+            f"the Ray cluster failed; {first_line(error)}; run the same again: what is done is kept"
+        ) from error
     finally:
         if own:
             ray.shutdown()
@@ -177,29 +181,40 @@ def _quiet(data: Any) -> Iterator[None]:
 
 
 class _ShardActor:
-    """Does shards; made once in each process that Ray starts."""
+    """Does shards; made once in each process that Ray starts.
+
+    Errors are given back as results: Ray would tell of them in its own words, after more attempts.
+    """
 
     def __init__(self, recipe: Recipe, folder: str) -> None:
+        self._recipe = recipe
+        self._failure: Exception | None = None
         try:
             os.chdir(folder)
+            self._open = recipe.open()  # until the process ends
+            self._estimator = self._open.__enter__()
         except OSError as error:
-            raise InvalidInputError(
-                f"a machine of the cluster does not see {folder}; {error.strerror}; work in a "
-                "folder that all share"
-            ) from error
-        self._recipe = recipe
-        self._open = recipe.open()  # until the process ends
-        self._estimator = self._open.__enter__()
+            self._failure = InvalidInputError(
+                f"a machine of the cluster does not see a file; {error}; work in a folder that all share"
+            )
+        except Exception as error:
+            self._failure = error
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         shard, path = pickle.loads(row["job"])
-        if not path.parent.is_dir():
-            raise InvalidInputError(
-                f"a machine of the cluster does not see {path.parent}; let the "
-                "output be in a folder that all share"
-            )
-        results, errors = annotate_shard(self._estimator, shard, self._recipe, path)
-        return {"results": results, "errors": errors}
+        results = errors = 0
+        failure = self._failure
+        if failure is None:
+            try:
+                if not path.parent.is_dir():
+                    raise InvalidInputError(
+                        f"a machine of the cluster does not see {path.parent}; no such folder; let the output "
+                        "be in one that all share"
+                    )
+                results, errors = annotate_shard(self._estimator, shard, self._recipe, path)
+            except Exception as error:
+                failure = error
+        return {"results": results, "errors": errors, "failure": pickle.dumps(failure)}
 
 
 def _connect(ray: Any, address: str) -> None:
@@ -207,22 +222,12 @@ def _connect(ray: Any, address: str) -> None:
     if address == "local":
         options |= {"include_dashboard": False, "num_cpus": default_threads()}
     try:
+        host, _, port = address.rpartition(":")
+        if host and "/" not in host and port.isdecimal():  # Ray would knock for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise BackendUnavailableError(
             f"cannot reach the Ray cluster {address}; {first_line(error)}; start one by ray start --head, or "
             "give local"
         ) from error
-
-
-def _cause(error: Exception) -> EdgePoseError:
-    """Our own error within one of Ray's."""
-    at: BaseException | None = error
-    while at is not None:
-        for each in (at, getattr(at, "cause", None)):
-            if isinstance(each, EdgePoseError):
-                return each
-        at = at.__cause__ or at.__context__
-    return BackendUnavailableError(
-        f"the Ray cluster failed; {first_line(error)}; run the same again: what is done is kept"
-    )

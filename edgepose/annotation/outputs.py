@@ -48,6 +48,11 @@ class Contents:
     errors: int = 0
     first_errors: list[Skip] = field(default_factory=list)
 
+    @classmethod
+    def from_dict(cls, data: Json) -> Contents:
+        """Read what `dataclasses.asdict` makes of it."""
+        return cls(**{**data, "first_errors": [Skip(**skip) for skip in data["first_errors"]]})
+
 
 def check_output(output: Path) -> None:
     """Refuse what cannot be written, before anything is done.

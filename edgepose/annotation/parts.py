@@ -112,8 +112,8 @@ class Parts:
     def __exit__(self, *_: object) -> None:
         assert self._lock is not None
         try:
-            if not any(self.folder.glob("*.jsonl")):
-                self.remove()
+            if self.finished or self.plan is None or not any(self.folder.glob("*.jsonl")):
+                self._remove()
         finally:
             self._lock.close()
 
@@ -148,21 +148,32 @@ class Parts:
         """The part of a shard."""
         return self.folder / shard.name
 
+    def finish(self, plan: Plan, contents: Json) -> None:
+        """Write down that the output is complete; the parts are removed when the context ends."""
+        text = json.dumps({"finished": plan.digest, "contents": contents})
+        write_whole(self.folder / _PLAN, text.encode(), durable=True)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the earlier run has completed its output, and left its parts alone."""
+        return '"finished"' in (self.plan or "")[:20]
+
+    def contents_of(self, plan: Plan) -> Json | None:
+        """What `finish` was given where a run of the same plan was ended between that and its own end."""
+        try:
+            earlier = json.loads(self.plan or "")
+            return earlier["contents"] if earlier["finished"] == plan.digest else None
+        except (ValueError, KeyError, TypeError):
+            return None
+
     def clear(self) -> None:
-        """Forget an unfinished run: the plan first, without which parts are nothing to go on with."""
-        (self.folder / _PLAN).unlink(missing_ok=True)
+        """Forget an earlier run."""
         for path in self.folder.iterdir():
             if _OURS.fullmatch(path.name):
                 path.unlink(missing_ok=True)
+        (self.folder / _PLAN).unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Remove the parts and their folder.
-
-        Raises:
-            InvalidInputError: there are files of others in the folder.
-        """
-        if not self.folder.is_dir():
-            return
+    def _remove(self) -> None:
         self.clear()
         (self.folder / _LOCK).unlink(missing_ok=True)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -120,6 +121,11 @@ class Plan:
     recipe: Recipe
     spec: ModelSpec
 
+    @property
+    def digest(self) -> str:
+        """Of the settings and all files, and their state."""
+        return hashlib.sha256("".join(shard.digest for shard in self.shards).encode()).hexdigest()[:16]
+
     def to_json(self) -> str:
         """Settings and names of the files, to be compared with those of a later run."""
         return json.dumps(
@@ -172,11 +178,12 @@ def make_plan(
         "model_sha256": _digest_of(path),
         "batch": batch,
         "every": every,
-        **{name: _plain(name, value) for name, value in sorted(options.items()) if name != "threads"},
+        **{name: _plain(name, value) for name, value in {**_defaults(), **options}.items()},
     }
     detector = _recipe_of(options.pop("detector")) if "detector" in options else None
     if isinstance(detector, str):
         options["detector"], detector = detector, None
+    del settings["threads"]
     settings = json.loads(json.dumps(settings))  # tuples become lists, as they are read again
     if path.parent == MODELS:
         path = Path(path.stem)  # other machines keep it elsewhere
@@ -233,9 +240,15 @@ def _shards(items: Sequence[Item], size: int, settings: Any) -> Iterable[Shard]:
         number, start = number + 1, end
 
 
+def _defaults() -> Json:
+    """The options of the Estimator, so that those that are given and those that are left out compare."""
+    parameters = inspect.signature(Estimator).parameters.values()
+    return {item.name: item.default for item in parameters if item.kind == item.KEYWORD_ONLY}
+
+
 def _plain(name: str, value: Any) -> Any:
     """An option as it is written down: a model's file by what is in it."""
-    if name != "detector":
+    if name != "detector" or value is None:
         return value
     recipe = _recipe_of(value)
     if isinstance(recipe, str):

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgepose._inputs import check_number, check_switch
 from edgepose.annotation.cluster import run_on_ray
-from edgepose.annotation.outputs import check_output, errors_path, write_output
+from edgepose.annotation.outputs import Contents, check_output, errors_path, write_output
 from edgepose.annotation.parts import Parts
 from edgepose.annotation.plan import Plan, Shard, make_plan
 from edgepose.annotation.shards import OnStep, annotate_shard
@@ -137,18 +137,22 @@ def run_plan(
     on_step = on_step or _ignore
     output.parent.mkdir(parents=True, exist_ok=True)
     with Parts(output) as parts:
-        _check_earlier(plan, parts, output, overwrite)
-        parts.begin(plan)
-        done, changed = parts.done(plan.shards)
-        left = [shard for shard in plan.shards if shard.number not in done]
-        kept = sum(len(shard.items) for shard in plan.shards if shard.number in done)
-        if on_start is not None:
-            on_start(kept, len(plan.items) - kept, changed)
-        _do(plan, left, parts, workers, ray, on_step, stop)
-        if any(not parts.path(shard).is_file() for shard in left):
-            return None
-        contents = write_output(output, plan, parts)
-        parts.remove()
+        known = None if overwrite else parts.contents_of(plan)
+        if known is not None and output.is_file():
+            kept, contents = len(plan.items), Contents.from_dict(known)
+        else:
+            _check_earlier(plan, parts, output, overwrite)
+            parts.begin(plan)
+            done, changed = parts.done(plan.shards)
+            left = [shard for shard in plan.shards if shard.number not in done]
+            kept = sum(len(shard.items) for shard in plan.shards if shard.number in done)
+            if on_start is not None:
+                on_start(kept, len(plan.items) - kept, changed)
+            _do(plan, left, parts, workers, ray, on_step, stop)
+            if not all(parts.path(shard).is_file() for shard in left):
+                return None
+            contents = write_output(output, plan, parts)
+        parts.finish(plan, asdict(contents))
     return Annotated(
         output=output,
         pictures=contents.pictures,
@@ -163,7 +167,7 @@ def run_plan(
 
 def _check_earlier(plan: Plan, parts: Parts, output: Path, overwrite: bool) -> None:
     """Refuse to replace an output, or to go on with another run."""
-    earlier = parts.plan
+    earlier = None if parts.finished else parts.plan
     if overwrite:
         parts.clear()
     elif earlier is not None:
