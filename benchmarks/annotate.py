@@ -4,7 +4,7 @@ Prints the pictures per second of a plain loop over `Estimator` calls, of `edgep
 workers, and through Ray on two, all from files to a COCO file; then kills the command at three random
 points, lets it go on, and compares its output with that of an uninterrupted run. Without --data the pictures
 are copies of the packaged sample. The first two contestants use all cores in one process. Time includes the
-start of processes; that of Ray's own is told apart.
+start of processes; that of Ray itself is told apart.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -118,7 +119,9 @@ def killed(data: Path, folder: Path, model: str) -> str:
     annotate(data, whole, model=model)
     rng = random.Random(1)
     shards = -(-len(open_source(data).paths) // 32)
-    places = sorted(rng.sample(range(1, max(shards - 1, KILLS + 1)), KILLS))
+    if shards < 2 * KILLS:
+        raise SystemExit(f"too few pictures to be killed {KILLS} times; found {shards} shards; give more")
+    places = sorted(rng.sample(range(1, shards - 1), KILLS))
     command = [sys.executable, "-m", "edgepose", "annotate", str(data), "-o", str(broken), "--model", model]
     reached = []
     for place in places:
@@ -130,16 +133,17 @@ def killed(data: Path, folder: Path, model: str) -> str:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.05))
         process.kill()
-        process.wait()
+        if process.wait() != -signal.SIGKILL:
+            raise SystemExit("the command ended before it was killed; give more pictures")
         reached.append(len(list(parts.glob("*.jsonl"))))
     done = annotate(data, broken, model=model)
     if whole.read_bytes() != broken.read_bytes():
         raise SystemExit("the output of the killed run differs")
     points = ", ".join(map(str, reached))
     return (
-        f"Killed (SIGKILL) when {points} of {shards} shards were done, and run again, with one or two workers by "
-        f"chance: the output is the same, byte for byte, as without a break; the last run took over {done.kept} "
-        "pictures."
+        f"Killed (SIGKILL) when {points} of {shards} shards were done, and run again, with one or two workers "
+        "by chance: the output is the same, byte for byte, as without a break; the last run took over "
+        f"{done.kept} pictures."
     )
 
 

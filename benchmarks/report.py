@@ -54,7 +54,7 @@ SECTIONS = (
         "Annotating in bulk",
         "annotate.py",
         "From a folder of pictures to one file of COCO annotations: a loop that one writes oneself, "
-        "`edgepose annotate` on one and two workers, and through Ray; and what is left of a run that is killed.",
+        "`edgepose annotate` on one and two workers, and through Ray; and a run that is killed, and goes on.",
     ),
     (
         "Start-up",

@@ -208,8 +208,8 @@ class _ShardActor:
             try:
                 if not path.parent.is_dir():
                     raise InvalidInputError(
-                        f"a machine of the cluster does not see {path.parent}; no such folder; let the output "
-                        "be in one that all share"
+                        f"a machine of the cluster does not see {path.parent}; no such folder; let the "
+                        "output be in one that all share"
                     )
                 results, errors = annotate_shard(self._estimator, shard, self._recipe, path)
             except Exception as error:

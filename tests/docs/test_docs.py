@@ -27,7 +27,7 @@ from tests.fakes import pycuda, tensorrt
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "guide.md", ROOT / "docs" / "file-format.md")
+PAGES = (README, *(ROOT / "docs" / f"{name}.md" for name in ("guide", "annotate", "file-format")))
 LINKED = (
     *PAGES,
     *(ROOT / "docs" / f"{name}.md" for name in ("training", "performance", "performance-gpu", "jetson")),
@@ -91,7 +91,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_runs_in_order(page: Path, workplace: Path) -> None:
-    for module in ("onnx", "pandas", "supervision"):
+    for module in ("onnx", "pandas", "pyarrow", "supervision"):
         pytest.importorskip(module)
     namespace: dict[str, Any] = {}
     for block in blocks("python"):
