@@ -138,9 +138,10 @@ def run_on_ray(
     if own:
         _connect(ray, address)
     try:
-        cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        workers = min(workers or sum(node["Alive"] for node in ray.nodes()), len(jobs))
-        threads = recipe.options.get("threads") or max(1, cores // workers)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        on_gpus = str(recipe.options.get("device", "")).startswith("cuda")
+        workers = min(workers or len(machines), len(jobs))
+        threads = threads_for(workers, machines, recipe.options.get("threads"), on_gpus)
         with _quiet(data):
             items = [{"job": pickle.dumps((shard, path.resolve()))} for shard, path in jobs]
             done = data.from_items(items, override_num_blocks=len(items)).map(
@@ -148,7 +149,7 @@ def run_on_ray(
                 fn_constructor_args=(recipe.with_threads(threads), str(Path.cwd())),
                 compute=data.ActorPoolStrategy(size=workers),
                 num_cpus=threads,
-                num_gpus=1 if str(recipe.options.get("device", "")).startswith("cuda") else 0,
+                num_gpus=int(on_gpus),
             )
             for row in done.iter_rows():
                 failure = pickle.loads(row["failure"])
@@ -178,6 +179,30 @@ def _quiet(data: Any) -> Iterator[None]:
     finally:
         context.enable_progress_bars, level = before
         log.setLevel(level)
+
+
+def threads_for(workers: int, machines: Sequence[dict[str, float]], given: int | None, on_gpus: bool) -> int:
+    """CPUs of each worker: the most that let all of them run at once, or those given.
+
+    Args:
+        workers: how many there are.
+        machines: of each its Ray resources, of which ``CPU`` and ``GPU`` count.
+        given: as the user wants it, or None.
+        on_gpus: each takes a GPU too.
+
+    Raises:
+        InvalidInputError: so many do not fit; Ray would wait for more machines.
+    """
+    cpus = [int(machine.get("CPU", 0)) for machine in machines]
+    gpus = [int(machine.get("GPU", 0)) if on_gpus else workers for machine in machines]
+    for threads in [given] if given else range(max(cpus, default=0), 0, -1):
+        if sum(min(c // threads, g) for c, g in zip(cpus, gpus, strict=True)) >= workers:
+            return threads
+    asked = f"{workers} workers of {given or 1} CPUs{' and a GPU' if on_gpus else ''}"
+    found = f"{sum(cpus)} CPUs{f' and {sum(gpus)} GPUs' if on_gpus else ''} on {len(machines)} machines"
+    raise InvalidInputError(
+        f"the cluster has no room for {asked}; found {found}; give fewer workers or threads"
+    )
 
 
 class _ShardActor:

@@ -193,6 +193,8 @@ def _image(number: int, result: PoseResult) -> Json:
     image: Json = {"id": number, "file_name": source.path, "width": width, "height": height}
     if source.frame is not None:
         image |= {"frame": source.frame, "time_ms": source.time_ms}
+    if result.truncated:
+        image["truncated"] = True
     return image
 
 

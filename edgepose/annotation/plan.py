@@ -128,9 +128,7 @@ class Plan:
 
     def to_json(self) -> str:
         """Settings and names of the files, to be compared with those of a later run."""
-        return json.dumps(
-            {"settings": self.settings, "files": [item.path for item in self.items]}, ensure_ascii=False
-        )
+        return json.dumps({"settings": self.settings, "files": [item.path for item in self.items]})
 
     def differences(self, text: str) -> list[str]:
         """How an earlier run of which `to_json` is given differs; empty where this one continues it.
@@ -213,8 +211,9 @@ def _items(sources: Any) -> list[Item]:
                 "edgepose predict"
             )
         for path in source.paths:
-            if path not in items:
-                items[path] = _item(path, source.kind == "video" or is_video(path))
+            place = os.path.abspath(path)  # noqa: PTH100 - a link is a file of its own
+            if place not in items:
+                items[place] = _item(path, source.kind == "video" or is_video(path))
     return list(items.values())
 
 

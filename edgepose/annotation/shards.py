@@ -74,12 +74,27 @@ def _take(entries: Iterator[Frame | Skip], count: int) -> list[Frame | Skip]:
 def _frames(items: tuple[Item, ...], every: int) -> Iterator[Frame | Skip]:
     for item in items:
         try:
+            _check_name(item.path)
             if item.video:
                 yield from _video(item.path, every)
             else:
                 yield read_frame(item.path)
         except InvalidInputError as error:
-            yield Skip(item.path, str(error))
+            yield Skip(_printable(item.path), str(error))
+
+
+def _check_name(path: str) -> None:
+    """Refuse names that neither JSON nor Parquet can hold.
+
+    Raises:
+        InvalidInputError: it is such a name.
+    """
+    if _printable(path) != path:
+        raise InvalidInputError("cannot use a name that is no UTF-8; found one; rename the file")
+
+
+def _printable(path: str) -> str:
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def read_frame(path: str) -> Frame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_the_output_does_not_depend_on_the_workers(model: str, pictures: Path) -
 
 def test_several_sources_each_file_once(model: str, pictures: Path) -> None:
     folder = few(pictures, 3)
-    done = annotate([f"{folder}/0002.png", folder, f"{folder}/*.png"], "out.json", model=model)
+    done = annotate([f"{folder}/0002.png", folder, f"./{folder}/*.png"], "out.json", model=model)
     found = [Path(i["file_name"]).name for i in json.loads(Path("out.json").read_text())["images"]]
     assert found == ["0002.png", "0000.png", "0001.png"]
     assert done.pictures == 3
@@ -313,6 +314,28 @@ def test_the_command(model: str, pictures: Path, capsys: pytest.CaptureFixture[s
     ]
     assert names("new") == ["out.json", "out.json.errors.json"]
     assert main(["annotate", few(pictures, 3), "-o", "few.json", "--model", model]) == 0
+
+
+def test_names_that_are_no_utf8_are_errors(model: str, pictures: Path) -> None:
+    folder = few(pictures, 3)
+    shutil.copy(f"{folder}/0000.png", os.fsencode(folder) + b"/caf\xe9.png")
+    for output in ("out.json", "out.parquet"):
+        done = annotate(folder, output, model=model)
+        assert (done.pictures, done.errors) == (3, 1)
+        (error,) = json.loads(Path(f"{output}.errors.json").read_text("utf-8"))
+        assert error["source"] == "few/caf\\udce9.png"
+        assert "rename the file" in error["reason"]
+
+
+def test_truncated_results_say_so(tmp_path: Path) -> None:
+    people_model(tmp_path / "people.onnx")
+    two = people_picture((128, 128), [[(20, 20), (20, 60)], [(90, 40), (90, 90)]])
+    cv2.imwrite("two.png", two)
+    annotate("two.png", "out.json", model=tmp_path / "people.onnx", max_persons=1)
+    (image,) = json.loads(Path("out.json").read_text())["images"]
+    assert image["truncated"] is True
+    annotate("two.png", "out.parquet", model=tmp_path / "people.onnx", max_persons=1)
+    assert read_table("out.parquet").column("truncated").to_pylist() == [True]
 
 
 def test_many_errors_are_counted(model: str, capsys: pytest.CaptureFixture[str]) -> None:

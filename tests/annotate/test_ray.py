@@ -13,6 +13,7 @@ import pytest
 
 from edgepose import BackendUnavailableError, Estimator, InvalidInputError, annotate
 from edgepose.annotation import PoseActor, run
+from edgepose.annotation.cluster import threads_for
 from edgepose.cli import main
 from tests.annotate.conftest import BROKEN, COUNT, parts_of
 
@@ -104,6 +105,27 @@ def test_the_actor_alone(model: str, pictures: Path) -> None:
     assert actor(pa.table({"path": pa.array([], pa.string())})).num_rows == 0
     with pytest.raises(InvalidInputError, match="no column 'path'; found name"):
         actor(pa.table({"name": ["a"]}))
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "given", "threads"),
+    [(1, [8], None, 8), (2, [8], None, 4), (1, [4, 4], None, 4), (3, [3, 3], None, 1), (3, [8, 2], None, 2),
+     (2, [8], 3, 3), (1, [8.0], None, 8)],
+)  # fmt: skip
+def test_threads_fit_the_machines(workers: int, cpus: list[float], given: int | None, threads: int) -> None:
+    assert threads_for(workers, [{"CPU": count} for count in cpus], given, False) == threads
+
+
+def test_what_does_not_fit_the_cluster_is_refused() -> None:
+    with pytest.raises(
+        InvalidInputError, match="no room for 3 workers of 1 CPUs; found 2 CPUs on 1 machines"
+    ):
+        threads_for(3, [{"CPU": 2}], None, False)
+    with pytest.raises(InvalidInputError, match="2 workers of 4 CPUs; found 7 CPUs"):
+        threads_for(2, [{"CPU": 7}], 4, False)
+    with pytest.raises(InvalidInputError, match="and a GPU; found 8 CPUs and 1 GPUs"):
+        threads_for(2, [{"CPU": 8, "GPU": 1}], None, True)
+    assert threads_for(2, [{"CPU": 8, "GPU": 2}], None, True) == 4
 
 
 def test_a_cluster_that_is_not_there(model: str, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
