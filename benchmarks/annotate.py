@@ -142,8 +142,8 @@ def killed(data: Path, folder: Path, model: str) -> str:
     points = ", ".join(map(str, reached))
     return (
         f"Killed (SIGKILL) when {points} of {shards} shards were done, and run again, with one or two "
-        "workers by chance: the output is the same, byte for byte, as without a break; the last run took over "
-        f"{done.kept} pictures."
+        "workers by chance: the output is the same, byte for byte, as without a break; the last run took "
+        f"over {done.kept} pictures."
     )
 
 

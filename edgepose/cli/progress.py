@@ -57,13 +57,13 @@ class Progress:
 
     def _line(self, now: float) -> str:
         rate = self._done / max(now - self._started, 1e-9)
-        errors = f"  {self._errors} errors" if self._errors else ""
+        failed = f"  {self._errors} failed" if self._errors else ""
         if not self._total:
-            return f"{self._done} {self._unit}  {rate:.1f}/s{errors}"
+            return f"{self._done} {self._unit}  {rate:.1f}/s{failed}"
         part = min(self._done / self._total, 1.0)
         bar = "#" * round(part * _WIDTH)
         left = max(self._total - self._done, 0) / max(rate, 1e-9)
         return (
             f"[{bar:.<{_WIDTH}}] {self._done}/{self._total} {self._unit}  {rate:.1f}/s  "
-            f"{int(left // 60)}:{int(left % 60):02d} left{errors}"
+            f"{int(left // 60)}:{int(left % 60):02d} left{failed}"
         )

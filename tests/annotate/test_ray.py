@@ -118,7 +118,7 @@ def test_threads_fit_the_machines(workers: int, cpus: list[float], given: int | 
 
 def test_what_does_not_fit_the_cluster_is_refused() -> None:
     with pytest.raises(
-        InvalidInputError, match="no room for 3 workers of 1 CPUs; found 2 CPUs on 1 machines"
+        InvalidInputError, match="3 workers of 1 CPUs; found 2 CPUs on 1 machines"
     ):
         threads_for(3, [{"CPU": 2}], None, False)
     with pytest.raises(InvalidInputError, match="2 workers of 4 CPUs; found 7 CPUs"):
