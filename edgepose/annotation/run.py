@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from edgepose._inputs import check_number, check_switch
-from edgepose.annotation.cluster import run_on_ray
 from edgepose.annotation.outputs import Contents, check_output, errors_path, write_output
 from edgepose.annotation.parts import Parts
 from edgepose.annotation.plan import Plan, Shard, make_plan
 from edgepose.annotation.shards import OnStep, annotate_shard
-from edgepose.annotation.workers import run_in_processes
 from edgepose.backends.base import default_threads
 from edgepose.errors import InvalidInputError
 from edgepose.sources import Skip
@@ -94,6 +92,7 @@ def annotate(
         InvalidInputError: a source, output or option is not usable, or an unfinished run is another one.
         ModelNotFoundError: there is no such model.
         BackendUnavailableError: an extra is missing, a worker died twice, or there is no such cluster.
+        OSError: the output's folder cannot be written.
         TypeError: an unknown keyword.
     """
     for name, value in (("workers", workers), ("batch", batch), ("every", every)):
@@ -194,8 +193,12 @@ def _do(
 ) -> None:
     jobs = [(shard, parts.path(shard)) for shard in left]
     if ray is not None:
+        from edgepose.annotation.cluster import run_on_ray
+
         run_on_ray(plan.recipe, jobs, ray, workers, on_step, stop)
     elif workers is not None and workers > 1:
+        from edgepose.annotation.workers import run_in_processes
+
         recipe = plan.recipe.with_threads(max(1, default_threads() // workers))
         run_in_processes(recipe, jobs, workers, on_step, stop)
     elif jobs:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in BROKEN:
         (folder / name).write_bytes(b"no picture")
     return folder
+
+
+@pytest.fixture
+def arrow() -> Any:
+    """Parquet by Arrow, or a skip where it is not installed."""
+    return pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture(autouse=True)

@@ -77,6 +77,7 @@ def test_coco_loads(model: str, pictures: Path) -> None:
     assert len(coco.loadAnns(coco.getAnnIds(imgIds=[7], catIds=coco.getCatIds(["person"])))) == 1
 
 
+@pytest.mark.usefixtures("arrow")
 def test_parquet(model: str, pictures: Path) -> None:
     annotate(pictures, "out.parquet", model=model)
     table = read_table("out.parquet")
@@ -108,6 +109,7 @@ def test_parquet(model: str, pictures: Path) -> None:
         np.testing.assert_allclose([row[f"box_{name}"] for name in ("x1", "y1", "x2", "y2")], result.boxes[0])
 
 
+@pytest.mark.usefixtures("arrow")
 def test_pictures_with_no_and_with_several_persons(tmp_path: Path) -> None:
     model = people_model(tmp_path / "people.onnx")
     two = people_picture((128, 128), [[(20, 20), (20, 60)], [(90, 40), None]])
@@ -145,6 +147,7 @@ def test_several_sources_each_file_once(model: str, pictures: Path) -> None:
     assert done.pictures == 3
 
 
+@pytest.mark.usefixtures("arrow")
 def test_videos_are_frames(model: str, pictures: Path) -> None:
     folder = few(pictures, 2)
     writer = cv2.VideoWriter("few/clip.avi", cv2.VideoWriter.fourcc(*"MJPG"), 10, (144, 192))
@@ -180,6 +183,7 @@ def test_a_picture_that_the_model_refuses_leaves_the_others(
     assert str(done.first_errors[0]) == "skipped few/0001.png: not this one"
 
 
+@pytest.mark.usefixtures("arrow")
 def test_memory_does_not_grow_with_the_pictures(
     model: str, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,12 +202,12 @@ def test_memory_does_not_grow_with_the_pictures(
 
     monkeypatch.setattr(edgepose.PoseResult, "__post_init__", counted)
     monkeypatch.setattr(outputs, "CHUNK", 16)
-    pytest.importorskip("pyarrow")
     annotate(pictures, "out.parquet", model=model)
     annotate(pictures, "out.json", model=model)
     assert 0 < most <= 2 * 16
 
 
+@pytest.mark.usefixtures("arrow")
 def test_row_groups(model: str, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     annotate(pictures, "one.parquet", model=model)
     monkeypatch.setattr(outputs, "CHUNK", 7)
@@ -316,6 +320,7 @@ def test_the_command(model: str, pictures: Path, capsys: pytest.CaptureFixture[s
     assert main(["annotate", few(pictures, 3), "-o", "few.json", "--model", model]) == 0
 
 
+@pytest.mark.usefixtures("arrow")
 def test_names_that_are_no_utf8_are_errors(model: str, pictures: Path) -> None:
     folder = few(pictures, 3)
     shutil.copy(f"{folder}/0000.png", os.fsencode(folder) + b"/caf\xe9.png")
@@ -327,6 +332,7 @@ def test_names_that_are_no_utf8_are_errors(model: str, pictures: Path) -> None:
         assert "rename the file" in error["reason"]
 
 
+@pytest.mark.usefixtures("arrow")
 def test_truncated_results_say_so(tmp_path: Path) -> None:
     people_model(tmp_path / "people.onnx")
     two = people_picture((128, 128), [[(20, 20), (20, 60)], [(90, 40), (90, 90)]])
@@ -338,6 +344,7 @@ def test_truncated_results_say_so(tmp_path: Path) -> None:
     assert read_table("out.parquet").column("truncated").to_pylist() == [True]
 
 
+@pytest.mark.usefixtures("arrow")
 def test_many_errors_are_counted(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("bad").mkdir()
     for number in range(outputs.TOLD + 5):
