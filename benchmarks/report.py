@@ -60,6 +60,12 @@ SECTIONS = (
         "earlier ones are answered or not.",
     ),
     (
+        "Annotating in bulk",
+        "annotate.py",
+        "From a folder of pictures to one file of COCO annotations: a loop that one writes oneself, "
+        "`edgepose annotate` on one and two workers, and through Ray; and a run that is killed, and goes on.",
+    ),
+    (
         "Start-up",
         "startup.py",
         "Importing the package, and the way to the first result of the packaged model.",

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgepose.annotation.run import Annotated, annotate
     from edgepose.detectors import OnnxDetector
     from edgepose.drawing import Palette, draw_heatmaps, draw_pose
     from edgepose.errors import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "annotation.run": ("Annotated", "annotate"),
     "detectors": ("OnnxDetector",),
     "drawing": ("Palette", "draw_heatmaps", "draw_pose"),
     "errors": (
@@ -62,6 +64,7 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Annotated",
     "BackendUnavailableError",
     "BuildError",
     "CalibrationError",
@@ -92,6 +95,7 @@ __all__ = [
     "Timings",
     "Tracker",
     "__version__",
+    "annotate",
     "coco17",
     "crowdpose14",
     "draw_heatmaps",

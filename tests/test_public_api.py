@@ -13,6 +13,7 @@ import pytest
 import edgepose
 
 PUBLIC = {
+    "Annotated", "annotate",
     "BackendUnavailableError", "BuildError", "CalibrationError", "Decoder", "EdgePoseError",
     "EngineMismatchError", "Estimator", "EstimatorInfo", "Frame", "FrameSource", "Grouping",
     "InvalidInputError", "Joint", "ModelFormatError", "ModelNotFoundError", "ModelSpec", "OneEuro",
@@ -47,6 +48,7 @@ def test_public_classes_and_functions_are_documented() -> None:
 
 def test_modules_export_what_they_list() -> None:
     for module in (
+        "annotation",
         "catalog",
         "detectors",
         "drawing",
@@ -74,7 +76,7 @@ import sys, edgepose
 from edgepose import *
 from edgepose import cli, estimator
 heavy = {"torch", "numba", "onnxruntime", "openvino", "onnx", "cv2", "pandas", "supervision"}
-heavy |= {"training", "scipy", "fastapi", "uvicorn", "prometheus_client"}
+heavy |= {"training", "scipy", "fastapi", "uvicorn", "prometheus_client", "ray", "pyarrow"}
 print(sorted(heavy & set(sys.modules)))
 """
     assert run_python(code) == "[]"

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from edgepose import __version__
-from edgepose.cli import bench, build, compare, doctor, info, predict, serve, val
+from edgepose.cli import annotate, bench, build, compare, doctor, info, predict, serve, val
 from edgepose.errors import EdgePoseError
 
 __all__ = ["main", "make_parser"]
 
-VERBS = (predict, info, build, compare, bench, val, serve, doctor)
+VERBS = (predict, annotate, info, build, compare, bench, val, serve, doctor)
 
 
 def make_parser() -> argparse.ArgumentParser:

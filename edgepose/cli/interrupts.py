@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -19,12 +19,19 @@ class Interrupts:
 
     A signal that is ignored, as in a shell's job in the background, stays so. Outside of the main thread,
     which alone gets signals, it does nothing.
+
+    Args:
+        on_wait: called when an interrupt begins to wait for the end of what is `whole`.
+
+    Attributes:
+        waiting: one does; work that can end early asks this.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_wait: Callable[[], None] | None = None) -> None:
         self._before: dict[int, Any] = {}
         self._working = False
-        self._waiting = False
+        self.waiting = False
+        self._on_wait = on_wait
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
@@ -47,11 +54,13 @@ class Interrupts:
             yield
         finally:
             self._working = False
-        if self._waiting:
+        if self.waiting:
             raise KeyboardInterrupt
 
     def _arrived(self, _: int, __: FrameType | None) -> None:
-        if self._working and not self._waiting:
-            self._waiting = True
+        if self._working and not self.waiting:
+            self.waiting = True
+            if self._on_wait is not None:
+                self._on_wait()
             return
         raise KeyboardInterrupt

@@ -23,7 +23,7 @@ class Progress:
     def __init__(self, total: int | None, unit: str, *, hidden: bool = False) -> None:
         self._total = total
         self._unit = unit
-        self._done = 0
+        self._done = self._errors = 0
         self._started = self._shown = time.monotonic()
         self._visible = sys.stderr.isatty() and not hidden
 
@@ -31,9 +31,10 @@ class Progress:
         """Expect so many items more."""
         self._total = (self._total or 0) + count
 
-    def step(self, count: int = 1) -> None:
-        """Count an item, or several."""
+    def step(self, count: int = 1, errors: int = 0) -> None:
+        """Count an item, or several, and how many of them are errors."""
         self._done += count
+        self._errors += errors
         now = time.monotonic()
         if self._visible and now - self._shown >= _INTERVAL:
             self._shown = now
@@ -56,12 +57,13 @@ class Progress:
 
     def _line(self, now: float) -> str:
         rate = self._done / max(now - self._started, 1e-9)
+        failed = f"  {self._errors} failed" if self._errors else ""
         if not self._total:
-            return f"{self._done} {self._unit}  {rate:.1f}/s"
+            return f"{self._done} {self._unit}  {rate:.1f}/s{failed}"
         part = min(self._done / self._total, 1.0)
         bar = "#" * round(part * _WIDTH)
-        left = max(self._total - self._done, 0) / rate
+        left = max(self._total - self._done, 0) / max(rate, 1e-9)
         return (
             f"[{bar:.<{_WIDTH}}] {self._done}/{self._total} {self._unit}  {rate:.1f}/s  "
-            f"{int(left // 60)}:{int(left % 60):02d} left"
+            f"{int(left // 60)}:{int(left % 60):02d} left{failed}"
         )

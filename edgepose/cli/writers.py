@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from edgepose.annotation.outputs import picture_ids
 from edgepose.errors import InvalidInputError
 from edgepose.optional import require_cv2
 from edgepose.result import PoseResult
@@ -126,12 +127,7 @@ class JsonWriter:
     def __init__(self, output: str | None, paths: Sequence[str], *, coco: bool) -> None:
         self._text = _Text(output, whole=True)
         self._coco = coco
-        stems = [Path(path).stem for path in paths]
-        numbered = all(stem.isdecimal() for stem in stems) and len(set(map(int, stems))) == len(stems)
-        self._ids = {
-            path: int(stem) if numbered else place
-            for place, (path, stem) in enumerate(zip(paths, stems, strict=True), 1)
-        }
+        self._ids = picture_ids(paths)
         self._separator = "[\n"
 
     def write(self, frame: Frame, result: PoseResult) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from typing import Any
 
 import pytest
 
@@ -84,3 +85,17 @@ def test_other_threads_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_work_can_ask_whether_an_interrupt_waits() -> None:
+    seen: list[Any] = []
+
+    def work() -> None:
+        with Interrupts(lambda: seen.append("told")) as interrupts, interrupts.whole():
+            seen.append(interrupts.waiting)
+            signal.raise_signal(signal.SIGINT)
+            seen.append(interrupts.waiting)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert seen == [False, "told", True]

@@ -59,3 +59,15 @@ def test_items_that_are_announced_later(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_more_items_than_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "5/2 frames" in run(monkeypatch, Terminal(), 2, 5)
+
+
+def test_errors_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
+    bar = Progress(10, "pictures")
+    bar.step(4)
+    assert "failed" not in stream.getvalue()
+    bar.step(2, errors=2)
+    assert "6/10 pictures" in stream.getvalue()
+    assert stream.getvalue().endswith("left  2 failed")

@@ -103,7 +103,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("page", runnable(), ids=lambda page: page.name)
 def test_python_runs_in_order(page: Path, workplace: Path) -> None:
-    for module in ("onnx", "pandas", "supervision"):
+    for module in ("onnx", "pandas", "pyarrow", "supervision"):
         pytest.importorskip(module)
     namespace: dict[str, Any] = {}
     for block in blocks("python"):
