@@ -384,9 +384,11 @@ class Estimator:
                 "or give a top-down model a detector"
             )
         reason = self._no_lanes()
-        if workers is not None and workers != 1 and reason:
+        if workers not in (None, 1) and reason:
             raise InvalidInputError(f"workers is not usable; found {workers} where {reason}; leave it out")
-        options = StreamOptions(latest, followed, smooth, every, detect_every, boxes, workers or 1)
+        options = StreamOptions(
+            latest, followed, smooth, every, detect_every, boxes, 1 if workers is None else workers
+        )
         sources = open_sources(source, on_skip, reconnect=reconnect)
         alone = reason or latest or detect_every > 1 or self._calls_function()
         if workers is None and not alone and _worth_lanes(sources, every):
