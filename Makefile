@@ -89,6 +89,7 @@ bench-training: $(VENV)/.test  ## time the training loop and distillation; sizes
 
 soak: $(VENV)/.test  ## memory over FRAMES=100000 frames of two sources; fails where it grows
 	$(BIN)/python tests/streams/soak.py --frames $(FRAMES)
+	$(BIN)/python tests/streams/soak.py --frames $(FRAMES) --workers 2
 
 readme: $(VENV)/.test  ## bring the README's figures and picture up to date with the packaged model
 	$(BIN)/python docs/update_readme.py

@@ -162,20 +162,20 @@ def peer(pose: Path, pose_size: tuple[int, int], detector: Path | None = None) -
 
 
 def peer_loop(model: Model, video: Path, draw: bool, output: Path | None, size: Sequence[int]) -> int:
-    """The loop of its README; the number of persons found in all frames."""
+    """The loop of its README; how many frames there were."""
     import rtmlib
 
     capture = cv2.VideoCapture(str(video))
     writer = None
     if output is not None:
         writer = cv2.VideoWriter(str(output), cv2.VideoWriter.fourcc(*"mp4v"), 25, (size[1], size[0]))
-    persons = 0
+    count = 0
     while capture.isOpened():
         usable, frame = capture.read()
         if not usable:
             break
         keypoints, scores = model(frame)
-        persons += len(keypoints)
+        count += 1
         if draw:
             missing = DRAWN_JOINTS - keypoints.shape[1]
             if missing > 0:
@@ -187,4 +187,4 @@ def peer_loop(model: Model, video: Path, draw: bool, output: Path | None, size: 
     capture.release()
     if writer is not None:
         writer.release()
-    return persons
+    return count

@@ -120,11 +120,12 @@ def whole_videos(folder: Path, video: Path, rounds: int) -> str:
                     [f"{kind}, {way}", *video_row(estimator, peers.get(kind), video, draw, output, rounds)]
                 )
     heads = ["frames/s", "edgepose", "one at a time", *([] if version is None else ["rtmlib", "ratio"])]
+    heads += ["CPU ms a frame", *([] if version is None else ["rtmlib's"])]
     note = (
         f"A video of 1280x720, {count} frames, from opening to closing the files. Top-down: a detector of "
         f"YOLOX's form and 1.1 GFLOPs with random weights that finds the same {PERSONS} people in each "
         "frame, and the packaged default for each; multi: the packaged bottom-up model. One at a time: "
-        "`workers=1`."
+        "`workers=1`. CPU: the time of all threads of the process."
     )
     if version is not None:
         note += (
@@ -147,18 +148,21 @@ def video_row(
     if rival is not None:
         contestants["rtmlib"] = lambda: peer_loop(rival, video, draw, output, SIZE)
     rates: dict[str, list[float]] = {name: [] for name in contestants}
+    work: dict[str, list[float]] = {name: [] for name in contestants}
     for round_ in range(rounds + 1):
         for name, run in contestants.items():
-            started = time.perf_counter()
+            started, before = time.perf_counter(), time.process_time()
             frames = run()
-            rate = frames / (time.perf_counter() - started)
+            taken, worked = time.perf_counter() - started, time.process_time() - before
             if round_:  # the first is a warm-up
-                rates[name].append(rate)
+                rates[name].append(frames / taken)
+                work[name].append(worked / frames * 1e3)
     row = [f"{statistics.median(values):.1f}" for values in rates.values()]
     if rival is not None:
         ratios = [own / other for own, other in zip(rates["edgepose"], rates["rtmlib"], strict=True)]
         row.append(f"{statistics.median(ratios):.2f}")
-    return row
+    shown = [values for name, values in work.items() if name != "one"]
+    return row + [f"{statistics.median(values):.1f}" for values in shown]
 
 
 def own_loop(estimator: Estimator, video: Path, draw: bool, output: Path | None, workers: int | None) -> int:
