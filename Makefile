@@ -89,6 +89,7 @@ bench-training: $(VENV)/.test  ## time the training loop and distillation; sizes
 
 soak: $(VENV)/.test  ## memory over FRAMES=100000 frames of two sources; fails where it grows
 	$(BIN)/python tests/streams/soak.py --frames $(FRAMES)
+	$(BIN)/python tests/streams/soak.py --frames $(FRAMES) --workers 2
 
 # Without a browser's requests to anywhere: no fonts, scripts or pictures from other sites.
 docs: $(VENV)/.test  ## build the documentation into build/site; warnings are errors

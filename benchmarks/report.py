@@ -45,6 +45,13 @@ SECTIONS = (
         "crowds: numbers change where poses jump from one person to another.",
     ),
     (
+        "Streams",
+        "streams.py",
+        "Videos from file to poses and to a file again, against rtmlib where it is installed beside this "
+        "package (`pip install rtmlib onnx`; it is no dependency); what the host does for a frame; several "
+        "sources through one model. Memory over 100,000 frames: `make soak`, which fails where it grows.",
+    ),
+    (
         "Drawing",
         "drawing.py",
         "Poses of 17 joints drawn on a picture: on the picture itself, on a copy, and with options; and what "

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -36,7 +36,7 @@ from edgepose.pipeline.poses import Poses, StageTimes
 from edgepose.pipeline.selection import Selection
 from edgepose.pipeline.topdown import PersonBoxes, TopDown
 from edgepose.result import PoseResult, Timings
-from edgepose.sources import RECONNECT, Frame, OnSkip, SourceLike, open_sources
+from edgepose.sources import RECONNECT, Frame, FrameSource, OnSkip, SourceLike, open_sources
 from edgepose.spec import ModelSpec
 from edgepose.streams.follow import Smooths, Tracks
 from edgepose.streams.stream import PoseStream, StreamOptions
@@ -45,6 +45,11 @@ __all__ = ["ALIASES", "DEFAULT_MODEL", "MODELS", "Estimator", "EstimatorInfo", "
 
 SCORE_THRESHOLD = {"topdown": 0.3, "bottomup": 0.1}
 """Default score thresholds: a bottom-up person's score counts missing joints as 0, so that it is lower."""
+
+MAX_WORKERS = 4
+"""Frames that a stream runs at the same time by itself: each needs memory for a run of the network."""
+MIN_FRAMES = 50
+"""Frames from which on a stream does so: opening the model again takes the time of some."""
 
 ImageLike = str | os.PathLike[str] | NDArray[np.uint8] | Frame
 
@@ -184,7 +189,8 @@ class Estimator:
         self._lock = threading.RLock()  # a detector may call its own estimator
         self._process = os.getpid()
         self._closed = False
-        self._told_truncated = False
+        self._told_truncated = threading.Event()
+        self._owner: Estimator | None = None
 
         self._own_finder: Estimator | OnnxDetector | None = None
         self._backend = open_backend(self._path, device=device, runtime=runtime, threads=threads)
@@ -251,7 +257,9 @@ class Estimator:
     def _open_detector(self, detector: Any) -> Detector | PersonFinder | OnnxDetector | None:
         """The detector, ready to find persons; a model's file is opened with this estimator's options."""
         if isinstance(detector, str):
-            detector = self._own_finder = self._open_finder(Path(detector))
+            if self._own_finder is None:
+                self._own_finder = self._open_finder(Path(detector))
+            detector = self._own_finder
         if isinstance(detector, Estimator):
             _check_finder(detector.info.spec)
             return PersonFinder(detector._everybody, detector._max_persons)
@@ -331,6 +339,7 @@ class Estimator:
         every: int = 1,
         detect_every: int = 1,
         boxes: Callable[[Frame], ArrayLike | None] | None = None,
+        workers: int | None = None,
         reconnect: int | None = RECONNECT,
         on_skip: OnSkip | None = None,
     ) -> PoseStream:
@@ -349,8 +358,13 @@ class Estimator:
             every: use each n-th frame alone.
             detect_every: have the detector look at each n-th of these frames, and in between look for people
                 where the last poses, or their tracks, say.
-            boxes: for a top-down model, what gives the boxes of a frame, as for a call; called in the thread
-                of the network.
+            boxes: for a top-down model, what gives the boxes of a frame, as for a call; called in a thread
+                of the network, for one frame after the other.
+            workers: so many frames run through the network at the same time, each on one thread, which takes
+                longer for a frame and less time for all; results keep their order. Serves ONNX Runtime on
+                the CPU, where neither `latest` nor `detect_every` needs the frame before. The model is opened
+                once more for it. None: as many as the network has threads, at most 4, for videos and pictures
+                in files, where it serves and no function is the detector; else 1.
             reconnect: as for `edgepose.open_source`.
             on_skip: called with a `Skip` for each item that cannot be used, and for each of several sources
                 that is lost; by default it is logged as a warning. A picture given alone, and a source that
@@ -363,13 +377,64 @@ class Estimator:
             InvalidInputError: there is no such source (raised at once), or an option is not usable.
         """
         several = self._bottom_up is not None or self._detector is not None or boxes is not None
-        options = StreamOptions(latest, track or bool(smooth and several), smooth, every, detect_every, boxes)
+        followed = track or bool(smooth and several)
         if detect_every > 1 and (self._detector is None or boxes is not None):
             raise InvalidInputError(
                 f"detect_every is not usable; found {detect_every} where no detector serves; leave it out, "
                 "or give a top-down model a detector"
             )
-        return PoseStream(self, open_sources(source, on_skip, reconnect=reconnect), options, on_skip)
+        reason = self._no_lanes()
+        if workers not in (None, 1) and reason:
+            raise InvalidInputError(f"workers is not usable; found {workers} where {reason}; leave it out")
+        options = StreamOptions(
+            latest, followed, smooth, every, detect_every, boxes, 1 if workers is None else workers
+        )
+        sources = open_sources(source, on_skip, reconnect=reconnect)
+        alone = reason or latest or detect_every > 1 or self._calls_function()
+        if workers is None and not alone and _worth_lanes(sources, every):
+            options = replace(options, workers=min(self.info.backend["threads"], MAX_WORKERS))
+        return PoseStream(self, sources, options, on_skip)
+
+    def lanes(self, count: int) -> list[Estimator]:
+        """Estimators for so many calls at the same time: as this one, with one network of one thread.
+
+        Closing one ends all, and they serve no longer than this one. A detector that is a function is called
+        by one of them at a time.
+
+        Raises:
+            InvalidInputError: runs at the same time are not possible here.
+            ModelNotFoundError, ModelFormatError: the model's file is no longer there, or another one.
+        """
+        reason = self._no_lanes()
+        if reason:
+            raise InvalidInputError(f"lanes cannot be made; found that {reason}; use the estimator itself")
+        options = {**self._options, "threads": 1}
+        if self._calls_function():
+            options["detector"] = _in_turns(options["detector"])
+        first = type(self)(self._path, **options)
+        first._owner, first._told_truncated = self, self._told_truncated
+        return [first, *(first._twin() for _ in range(count - 1))]
+
+    def _twin(self) -> Estimator:
+        """Another one around the same network, with buffers of its own."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._lock = threading.RLock()
+        finder = self._own_finder
+        if finder is not None:
+            twin._own_finder = finder._twin() if isinstance(finder, Estimator) else finder.twin()
+        twin._set_up(self._options["kernels"])
+        return twin
+
+    def _calls_function(self) -> bool:
+        return self._detector is not None and not isinstance(self._detector, (PersonFinder, OnnxDetector))
+
+    def _no_lanes(self) -> str:
+        """Why runs at the same time are not possible; empty where they are."""
+        backend = self.info.backend
+        if backend["name"] != "onnxruntime" or backend["device"] != "cpu":
+            return f"the network runs with {backend['name']} on {backend['device']}"
+        return ""
 
     @name_nearest
     def heatmaps(
@@ -550,9 +615,9 @@ class Estimator:
 
     def _tell_truncated(self, poses: list[Poses]) -> None:
         """Log the first time that persons may be missing."""
-        if self._told_truncated or not any(pose.truncated for pose in poses):
+        if self._told_truncated.is_set() or not any(pose.truncated for pose in poses):
             return
-        self._told_truncated = True
+        self._told_truncated.set()
         _log.warning(
             "persons may be missing from a result, which says truncated; found a limit on their number hit; "
             "raise max_persons, now %d%s (told once)",
@@ -561,7 +626,7 @@ class Estimator:
         )
 
     def _check_usable(self) -> None:
-        if self._closed:
+        if self._closed or (self._owner is not None and self._owner._closed):
             raise BackendUnavailableError(
                 "the estimator is closed; found a call after close(); make a new one"
             )
@@ -580,6 +645,25 @@ class Estimator:
             check_places(boxes, image.shape[:2], name)
             return PersonBoxes(boxes, scores, self.info.spec.padding)
         return PersonBoxes.of_picture(image) if self._detector is None else None
+
+
+def _in_turns(detector: Detector) -> Detector:
+    """A detector that is called by one thread at a time."""
+    turn = threading.Lock()
+
+    def detect_in_turn(image: NDArray[np.uint8]) -> ArrayLike:
+        with turn:
+            return detector(image)
+
+    return detect_in_turn
+
+
+def _worth_lanes(sources: Sequence[FrameSource], every: int) -> bool:
+    """Whether sources hold files alone, and enough to make up for opening the model again."""
+    totals = [source.total or MIN_FRAMES * every for source in sources]
+    return all(source.kind in ("video", "images") for source in sources) and (
+        sum(totals) >= MIN_FRAMES * every
+    )
 
 
 def _with_own_finder(

@@ -59,8 +59,8 @@ class Source:
             counted; None for a still picture.
         time_ms: position of the frame in a video, in milliseconds; of a camera or live stream the time since
             its first frame.
-        captured_ms: when the frame of a video, camera or stream was there, decoded: milliseconds of
-            `time.monotonic`.
+        captured_ms: when the frame of a video, camera or stream was there, decoded, and of a video that is
+            read at its pace when its turn came: milliseconds of `time.monotonic`.
         index: place of the source among several that run together, from 0; None for a single one.
     """
 

@@ -1,4 +1,4 @@
-"""``edgepose predict SOURCE``: estimate the poses in a picture, directory, video, camera or stream."""
+"""``edgepose predict SOURCE...``: the poses in pictures, directories, videos, cameras or streams."""
 
 from __future__ import annotations
 
@@ -22,23 +22,32 @@ from edgepose.cli.model_options import (
     open_detector,
 )
 from edgepose.cli.progress import Progress
-from edgepose.cli.writers import FORMATS, TEXT_FORMATS, infer_format, names_picture, open_writer
+from edgepose.cli.writers import (
+    FORMATS,
+    TEXT_FORMATS,
+    infer_format,
+    names_directory,
+    names_picture,
+    open_writers,
+)
 from edgepose.errors import BackendUnavailableError, InvalidInputError
 from edgepose.estimator import Estimator, resolve_model
 from edgepose.optional import require_cv2
 from edgepose.result import PoseResult
-from edgepose.sources import RECONNECT, Frame, FrameSource, Skip, open_source
+from edgepose.sources import RECONNECT, Frame, FrameSource, Skip, open_sources
 from edgepose.streams.stream import PoseStream
 
 __all__ = ["add_parser"]
 
-_DESCRIPTION = """Estimate the poses in a picture, directory, glob pattern, video, camera or network stream.
+_DESCRIPTION = """Estimate the poses in a picture, directory, glob pattern, video, camera or network stream,
+or in several of them at once through one model.
 
 A top-down model takes the whole picture as the box of one person unless --boxes or --detector is given; a
 bottom-up model, such as the packaged one named multi, finds all persons itself.
 Without --format and --output, the joints of a single picture are printed as a table, and one line per
-picture of any other source. A damaged item of a directory or video is reported and skipped, and the
-exit code is then 1."""
+picture of any other source. A damaged item of a directory or video, and one of several sources that is
+lost, is reported and skipped, and the exit code is then 1. Several sources share one text output, whose
+entries name them; with a directory as --output each has a file or directory of its own there."""
 
 
 def add_parser(verbs: Any) -> None:
@@ -52,6 +61,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
+        nargs="+",
         help="picture, directory, glob pattern (quoted), video, the number of a camera, a URL (rtsp://, "
         "http://), or csi://0 for the camera of a Jetson",
     )
@@ -62,7 +72,7 @@ def add_parser(verbs: Any) -> None:
         "--output",
         metavar="OUT",
         help="where to write; the suffix gives the format: .json .jsonl .csv, .mp4 .avi for a video, "
-        ".jpg .png for a single drawn picture, a directory for several",
+        ".jpg .png for a single drawn picture, a directory for several, or with --format for several sources",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
@@ -112,17 +122,19 @@ def add_parser(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
     skips = _Skips()
-    source = open_source(arguments.source, skips, reconnect=arguments.reconnect)
-    output_format = _output_format(arguments, source)
+    names = arguments.source if len(arguments.source) > 1 else arguments.source[0]
+    sources = open_sources(names, skips, reconnect=arguments.reconnect)
+    single = len(sources) == 1 and sources[0].kind == "image"
+    output_format = _output_format(arguments, sources)
     model = resolve_model(arguments.model)
     if arguments.detect_every > 1 and arguments.detector is None:
         arguments.parser.error("--detect-every cannot be used; found no --detector; add one, or leave it out")
     check_task(arguments, read_model_spec(model), boxes=arguments.boxes)
-    boxes = None if arguments.boxes is None else _read_boxes(arguments.boxes, source)
-    window = _Window(source) if arguments.show else None
+    boxes = None if arguments.boxes is None else _read_boxes(arguments.boxes, sources)
+    window = _Window(sources) if arguments.show else None
     # A single picture's joints are worth printing even when they are written to a file too.
-    wanted = source.kind == "image" if arguments.output else output_format is None
-    report = _Report(source) if wanted else None
+    wanted = single if arguments.output else output_format is None
+    report = _Report(single) if wanted else None
 
     with contextlib.ExitStack() as ends:
         options = estimator_options(arguments)
@@ -133,25 +145,15 @@ def run(arguments: argparse.Namespace) -> int:
             ends.callback(window.close)
         writer = None
         if output_format is not None:
-            writer = open_writer(
-                output_format,
-                arguments.output,
-                single=source.kind == "image",
-                fps=source.fps and source.fps / arguments.every,
-                paths=source.paths,
-                every=arguments.every,
-                live=source.kind == "camera",
-            )
+            writer = open_writers(output_format, arguments.output, sources, arguments.every)
             ends.callback(writer.close)
         lines_on_screen = sys.stdout.isatty() and arguments.output is None
         progress = Progress(
-            source.total and math.ceil(source.total / arguments.every),
-            "pictures" if source.kind in ("image", "images") else "frames",
-            hidden=lines_on_screen or source.kind == "image",
+            _total(sources, arguments.every), _unit(sources), hidden=lines_on_screen or single
         )
         ends.callback(progress.close)
         skips.progress = progress
-        results = ends.enter_context(_stream(estimator, source, arguments, boxes))
+        results = ends.enter_context(_stream(estimator, sources, arguments, boxes))
         done = 0
         interrupted = False
         try:
@@ -172,42 +174,59 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"edgepose: {results.dropped} frames dropped for newer ones", file=sys.stderr)
     if results.reconnects:
         print(f"edgepose: {results.reconnects} reconnects", file=sys.stderr)
-    return _summary(arguments, source, skips, done, interrupted)
+    return _summary(arguments, sources, skips, done, interrupted)
 
 
 def _stream(
-    estimator: Estimator, source: FrameSource, arguments: argparse.Namespace, boxes: _Boxes | None
+    estimator: Estimator, sources: list[FrameSource], arguments: argparse.Namespace, boxes: _Boxes | None
 ) -> PoseStream:
     names = ("latest", "track", "smooth", "every", "detect_every")
     options = {name: getattr(arguments, name) for name in names}
-    return estimator.stream(source, boxes=None if boxes is None else boxes.of, **options)
+    return estimator.stream(sources, boxes=None if boxes is None else boxes.of, **options)
 
 
-def _output_format(arguments: argparse.Namespace, source: FrameSource) -> str | None:
+def _unit(sources: list[FrameSource]) -> str:
+    return "pictures" if all(source.kind in ("image", "images") for source in sources) else "frames"
+
+
+def _total(sources: list[FrameSource], every: int) -> int | None:
+    """Pictures that are used of all sources together, as far as known."""
+    totals = [source.total and math.ceil(source.total / every) for source in sources]
+    return sum(total for total in totals if total) if all(totals) else None
+
+
+def _output_format(arguments: argparse.Namespace, sources: list[FrameSource]) -> str | None:
     """The format to write, checked against output and source; ends with exit code 2 where it cannot be."""
     error = arguments.parser.error
     output, chosen = arguments.output, arguments.format
     if output is None:
-        if chosen in ("video", "images"):
+        if chosen in ("video", "images") or (chosen == "coco" and len(sources) > 1):
             error(f"--format {chosen} needs --output")
         return str(chosen) if chosen else None
     chosen = chosen or infer_format(output)
     if chosen is None:
         error(f"cannot tell the format of {output} by its suffix; add --format {'|'.join(FORMATS)}")
-    if chosen == "video" and source.kind not in ("video", "camera"):
-        error(f"a video can only be written of a video or camera, not of {arguments.source}")
-    if chosen == "images" and source.kind != "image" and names_picture(output):
-        error(f"{arguments.source} gives several pictures; let --output name a directory, not {output}")
+    told = " and ".join(arguments.source)
+    if chosen == "video" and any(source.kind not in ("video", "camera") for source in sources):
+        error(f"a video can only be written of a video or camera, not of {told}")
+    pictures = len(sources) > 1 or sources[0].kind != "image"
+    if chosen == "images" and pictures and names_picture(output):
+        error(f"{told} gives several pictures; let --output name a directory, not {output}")
+    if len(sources) > 1 and chosen in ("video", "coco") and not names_directory(output):
+        error(
+            f"--format {chosen} needs a file for each of several sources; found {output}; let --output name "
+            "a directory"
+        )
     if chosen in TEXT_FORMATS and infer_format(output) in ("images", "video") and Path(output).suffix:
         error(f"--format {chosen} does not fit the name {output}")
     return str(chosen)
 
 
 def _summary(
-    arguments: argparse.Namespace, source: FrameSource, skips: _Skips, done: int, interrupted: bool
+    arguments: argparse.Namespace, sources: list[FrameSource], skips: _Skips, done: int, interrupted: bool
 ) -> int:
-    unit = "pictures" if source.kind in ("image", "images") else "frames"
-    many = source.kind != "image"
+    unit = _unit(sources)
+    many = len(sources) > 1 or sources[0].kind != "image"
     if arguments.output and (many or interrupted):
         print(f"edgepose: {done} {unit} done, written to {arguments.output}", file=sys.stderr)
     elif arguments.output:
@@ -239,8 +258,8 @@ class _Skips:
 class _Report:
     """What is printed for people: a table for one picture, else a line per picture."""
 
-    def __init__(self, source: FrameSource) -> None:
-        self._single = source.kind == "image"
+    def __init__(self, single: bool) -> None:
+        self._single = single
 
     def add(self, result: PoseResult, estimator: Estimator) -> None:
         """Print one result."""
@@ -294,16 +313,18 @@ class _Boxes:
         raise InvalidInputError(f"no boxes for {Path(path).name}; {self._path} has none; add them")
 
 
-def _read_boxes(path: str, source: FrameSource) -> _Boxes:
+def _read_boxes(path: str, sources: list[FrameSource]) -> _Boxes:
     try:
         boxes = json.loads(Path(path).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"cannot read boxes from {path}; {error}; give a JSON file") from error
-    if source.kind not in ("image", "images"):
-        raise InvalidInputError(
-            f"--boxes serves pictures; found the {source.kind} {source.name}; leave it out"
-        )
-    if not isinstance(boxes, dict) and not (isinstance(boxes, list) and source.kind == "image"):
+    for source in sources:
+        if source.kind not in ("image", "images"):
+            raise InvalidInputError(
+                f"--boxes serves pictures; found the {source.kind} {source.name}; leave it out"
+            )
+    single = len(sources) == 1 and sources[0].kind == "image"
+    if not isinstance(boxes, dict) and not (isinstance(boxes, list) and single):
         raise InvalidInputError(
             f"cannot use the boxes in {path}; found a JSON {type(boxes).__name__}; give an object from file "
             "names to lists of boxes"
@@ -312,7 +333,7 @@ def _read_boxes(path: str, source: FrameSource) -> _Boxes:
 
 
 class _Window:
-    """A window on the screen.
+    """A window on the screen for each source.
 
     Raises:
         BackendUnavailableError: there is no display, or OpenCV was built without windows.
@@ -321,16 +342,22 @@ class _Window:
     TITLE = "edgepose"
     KEYS = (ord("q"), 27)
 
-    def __init__(self, source: FrameSource) -> None:
+    def __init__(self, sources: list[FrameSource]) -> None:
         self._cv2 = require_cv2("--show")
-        self._wait = 0 if source.kind == "image" else 1
+        self._wait = 0 if len(sources) == 1 and sources[0].kind == "image" else 1
+        many = len(sources) > 1
+        self._titles = [
+            f"{self.TITLE} {place}: {source.name}" if many else self.TITLE
+            for place, source in enumerate(sources, 1)
+        ]
         remedy = "leave --show out and use --output"
         if sys.platform.startswith("linux") and not (
             os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         ):
             raise BackendUnavailableError(f"--show needs a display; found none; {remedy}")
         try:
-            self._cv2.namedWindow(self.TITLE, self._cv2.WINDOW_NORMAL)
+            for title in self._titles:
+                self._cv2.namedWindow(title, self._cv2.WINDOW_NORMAL)
         except self._cv2.error as error:
             raise BackendUnavailableError(
                 f"--show needs an OpenCV with windows; this one has none; install opencv-python, or {remedy}"
@@ -338,7 +365,8 @@ class _Window:
 
     def show(self, frame: Frame, result: PoseResult) -> bool:
         """Show one picture; False when the user wants to end."""
-        self._cv2.imshow(self.TITLE, result.draw(frame.image))
+        place = (frame.source.index or 0) if frame.source else 0
+        self._cv2.imshow(self._titles[place], result.draw(frame.image))
         return self._cv2.waitKey(self._wait) & 0xFF not in self.KEYS
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Results to files or standard output, one picture at a time.
+"""Results to files or standard output, one picture at a time, of one source or several.
 
 JSON lines and CSV grow with every picture. JSON, COCO and video appear under their name when they are
 complete, or when the run ends early with what there is; until then they carry ``.part`` in the name.
@@ -6,10 +6,12 @@ complete, or when the run ends early with what there is; until then they carry `
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
 import os
+import re
 import struct
 import sys
 from collections.abc import Sequence
@@ -20,9 +22,17 @@ from edgepose.annotation.outputs import picture_ids
 from edgepose.errors import InvalidInputError
 from edgepose.optional import require_cv2
 from edgepose.result import PoseResult
-from edgepose.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame
+from edgepose.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, FrameSource
 
-__all__ = ["FORMATS", "TEXT_FORMATS", "Writer", "infer_format", "names_picture", "open_writer"]
+__all__ = [
+    "FORMATS",
+    "TEXT_FORMATS",
+    "Writer",
+    "infer_format",
+    "names_directory",
+    "names_picture",
+    "open_writers",
+]
 
 FORMATS = ("json", "jsonl", "csv", "coco", "video", "images")
 TEXT_FORMATS = ("json", "jsonl", "csv", "coco")
@@ -32,6 +42,8 @@ CSV_COLUMNS = (
 DEFAULT_FPS = 30.0
 LONGEST_STILL_MS = 2000.0
 """How long a video stands still, at most, where a live source was lost."""
+SUFFIXES = {"json": ".json", "jsonl": ".jsonl", "csv": ".csv", "coco": ".json", "video": ".mp4", "images": ""}
+"""Of the files of several sources, by format."""
 
 
 class Writer(Protocol):
@@ -46,13 +58,86 @@ class Writer(Protocol):
 
 def infer_format(output: str) -> str | None:
     """The format that an output path asks for by its suffix; a directory asks for pictures."""
-    path = Path(output)
-    suffix = path.suffix.lower()
-    if path.is_dir() or output.endswith(os.sep) or not suffix or suffix in IMAGE_SUFFIXES:
+    suffix = Path(output).suffix.lower()
+    if names_directory(output) or suffix in IMAGE_SUFFIXES:
         return "images"
     if suffix in VIDEO_SUFFIXES:
         return "video"
     return {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}.get(suffix)
+
+
+def open_writers(format: str, output: str | None, sources: Sequence[FrameSource], every: int = 1) -> Writer:
+    """Make what writes the results of sources.
+
+    Several sources share one text file or standard output, whose entries name them; where `output` is a
+    directory each has a file, or a directory of pictures, of its own there, named by the source.
+
+    Args:
+        format, output, every: as for `open_writer`.
+        sources: in the order of ``Source.index``.
+
+    Raises:
+        InvalidInputError: as `open_writer`.
+    """
+    if len(sources) == 1:
+        (source,) = sources
+        return _open_for(source, format, output, every)
+    every_path = [path for source in sources for path in source.paths]
+    if output is None or not names_directory(output):
+        return open_writer(format, output, single=False, fps=None, paths=every_path)
+    opened: list[Writer] = []
+    taken: set[str] = set()
+    try:
+        for source in sources:
+            path = Path(output) / f"{_own_name(source, taken)}{SUFFIXES[format]}"
+            _protect(path, every_path)
+            opened.append(_open_for(source, format, str(path), every))
+    except BaseException:
+        Writers(opened).close()
+        raise
+    return Writers(opened)
+
+
+def _open_for(source: FrameSource, format: str, output: str | None, every: int) -> Writer:
+    return open_writer(
+        format,
+        output,
+        single=source.kind == "image",
+        fps=source.fps and source.fps / every,
+        paths=source.paths,
+        every=every,
+        live=source.kind == "camera",
+    )
+
+
+def _own_name(source: FrameSource, taken: set[str]) -> str:
+    """A file's name for a source that none of the others has."""
+    name = Path(source.name).stem if source.paths else source.name
+    name = re.sub(r"[^\w.-]+", "_", name).strip("_.") or "source"
+    count, free = 1, name
+    while free.casefold() in taken:
+        count += 1
+        free = f"{name}-{count}"
+    taken.add(free.casefold())
+    return free
+
+
+class Writers:
+    """A writer for each of several sources, in their order."""
+
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self._writers = writers
+
+    def write(self, frame: Frame, result: PoseResult) -> None:
+        """Hand a picture's result to the writer of its source."""
+        assert frame.source is not None  # as several sources give them
+        self._writers[frame.source.index or 0].write(frame, result)
+
+    def close(self) -> None:
+        """Complete all outputs."""
+        with contextlib.ExitStack() as ends:
+            for writer in self._writers:
+                ends.callback(writer.close)
 
 
 def open_writer(
@@ -355,6 +440,12 @@ class _Text:
             self._path.unlink()
         elif self._path != self._target:
             self._path.replace(self._target)
+
+
+def names_directory(output: str) -> bool:
+    """Whether an output path names a directory: one that is there, or a name that can be no file's."""
+    path = Path(output)
+    return path.is_dir() or output.endswith(os.sep) or not path.suffix
 
 
 def names_picture(output: str) -> bool:

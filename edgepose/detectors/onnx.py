@@ -246,6 +246,17 @@ class OnnxDetector:
         )
         return [place.in_picture(candidates) for place, candidates in zip(places, found, strict=True)]
 
+    def twin(self) -> OnnxDetector:
+        """Another one around the same network, for calls at the same time where its runtime allows them.
+
+        Closing either ends both.
+        """
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._lock = threading.Lock()
+        twin._input = self._input[:0]
+        return twin
+
     def describe(self) -> dict[str, Any]:
         """What was recognised and what serves, ready for JSON.
 

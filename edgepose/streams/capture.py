@@ -6,9 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgepose.streams.frames import Frame, FrameSource, OnSkip, Reading, Skip
+from edgepose.streams.video import now_ms
 
 __all__ = ["QUEUE", "Feed", "Lost"]
 
@@ -121,8 +122,11 @@ class Feed:
         started = time.monotonic()
         for frame in frames:
             ahead = started + self._position(frame) - time.monotonic()
-            if ahead > 0 and self._reading.stop.wait(ahead):
-                return
+            if ahead > 0:
+                if self._reading.stop.wait(ahead):
+                    return
+                if frame.source is not None:  # a camera would have given it now
+                    frame = Frame(frame.image, replace(frame.source, captured_ms=now_ms()))
             yield frame
 
     def _position(self, frame: Frame) -> float:

@@ -70,8 +70,7 @@ class Follower:
 
     def boxes(self, image_size: tuple[int, int]) -> PersonBoxes | None:
         """Where to look for people in the next frame, of this (height, width); None: ask the detector."""
-        if self._last is not None and self._last.image_size != image_size:
-            self._forget()
+        self._see(image_size)
         self._known = None
         if self._last is None or self._age >= self._detect_every:
             return None
@@ -84,7 +83,11 @@ class Follower:
         return self._known
 
     def update(self, result: PoseResult) -> PoseResult:
-        """Take the result of the frame that `boxes` was asked for; return it with identities and smoothed."""
+        """Take the result of the next frame; return it with identities and smoothed.
+
+        Where `boxes` was asked before, it is that frame's; else the detector has looked.
+        """
+        self._see(result.image_size)
         if self._known is None:
             self._age, self._found = 1, len(result) > 0
         else:
@@ -96,8 +99,10 @@ class Follower:
             result = self._smoother.update(result)
         return result
 
-    def _forget(self) -> None:
-        """Begin anew: a source that came back with another size of its pictures shows another scene."""
+    def _see(self, image_size: tuple[int, int]) -> None:
+        """Begin anew where a source came back with another size of its pictures: it shows another scene."""
+        if self._last is None or self._last.image_size == image_size:
+            return
         self._last = None
         self._ids_before = self._highest_id
         for each in (self._tracker, self._smoother):

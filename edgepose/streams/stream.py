@@ -66,11 +66,19 @@ class StreamOptions:
     every: int = 1
     detect_every: int = 1
     boxes: Callable[[Frame], Any] | None = None
+    workers: int = 1
 
     def __post_init__(self) -> None:
         check_switch("latest", self.latest)
         check_number("every", self.every, 1, None, whole=True)
         check_number("detect_every", self.detect_every, 1, None, whole=True)
+        check_number("workers", self.workers, 1, None, whole=True)
+        if self.workers > 1 and (self.latest or self.detect_every > 1):
+            name = "latest" if self.latest else "detect_every"
+            raise InvalidInputError(
+                f"workers is not usable; found {self.workers} with {name}, which needs the frame before; "
+                "leave one of them out"
+            )
         for name, kind in (("track", "Tracker"), ("smooth", "OneEuro")):
             value = getattr(self, name)
             if not callable(value) and not isinstance(value, (bool, np.bool_)):
@@ -92,6 +100,14 @@ class _Done(NamedTuple):
     result: PoseResult
 
 
+class _Found(NamedTuple):
+    """A frame's result before its people are followed, and the place of its source."""
+
+    place: int
+    frame: Frame
+    result: PoseResult
+
+
 class _Skipped(NamedTuple):
     """What is to be told to whom."""
 
@@ -102,11 +118,20 @@ class _Skipped(NamedTuple):
 _Outcome = _Done | _Skipped | Lost
 
 
+class _Round(NamedTuple):
+    """What is ready of all sources at one time: what needs no network, and frames with their sources' places
+    and boxes."""
+
+    number: int
+    outcomes: list[_Outcome]
+    frames: list[tuple[int, Frame, Any]]
+
+
 class PoseStream(Iterator[PoseResult]):
     """Results of running sources, as `Estimator.stream` gives them: an iterator that knows how it goes.
 
-    Each source is read in a thread of its own and the network runs in another one, so that reading,
-    estimating and what the caller does with a result overlap; a few frames and results wait at most. The
+    Each source is read in a thread of its own and the network runs in others, so that reading, estimating
+    and what the caller does with a result overlap; a few frames and results wait at most. The
     threads start with the first result that is asked for. They end when the sources do, by `close`, at the
     end of a ``with`` block, after an error or Ctrl-C, and when nobody holds the stream any more.
 
@@ -226,7 +251,10 @@ class _Work:
         self._followers = [Follower(trackers(), smoothers(), options.detect_every, padding) for _ in sources]
         self._rounds: deque[list[_Outcome]] = deque()
         self._threads: list[threading.Thread] = []
-        self._finished = False
+        self._entry = threading.Lock()  # rounds begin one after the other
+        self._begun = self._given = 0
+        self._running = 0  # threads of the network that have not ended
+        self._lanes: list[Estimator] = []
         self._lost = 0
 
     def next_round(self) -> list[_Outcome]:
@@ -239,7 +267,7 @@ class _Work:
             if not self._threads and not self._stopped.is_set():
                 self._start()
             while not self._rounds:
-                if self._finished or self._stopped.is_set():
+                if self._stopped.is_set():
                     raise StopIteration
                 self._gate.wait()
             found = self._rounds.popleft()
@@ -270,27 +298,54 @@ class _Work:
         atexit.unregister(self.close)
 
     def _start(self) -> None:
-        targets = [(feed.run, feed.source.name) for feed in self.feeds]
-        targets.append((self._run, "network"))
+        count = self._options.workers
+        self._lanes = [] if count == 1 else self._estimator.lanes(count)
+        runners = self._lanes or [self._estimator]
+        self._running = len(runners)
         self._threads = [
-            threading.Thread(target=target, name=f"edgepose {name}", daemon=True) for target, name in targets
+            threading.Thread(target=feed.run, name=f"edgepose {feed.source.name}", daemon=True)
+            for feed in self.feeds
+        ]
+        self._threads += [
+            threading.Thread(target=self._run, args=(runner,), name="edgepose network", daemon=True)
+            for runner in runners
         ]
         # Registered now, it runs before what was registered when the model was opened.
         atexit.register(self.close)
         for thread in self._threads:
             thread.start()
 
-    def _run(self) -> None:
-        """The network's thread: rounds of one frame of each source that has one ready."""
+    def _run(self, runner: Estimator) -> None:
+        """A thread of the network: rounds of one frame of each source that has one ready."""
         try:
-            while (items := self._take()) is not None:
-                self._give(self._outcomes(items))
-        except BaseException as error:
-            self._give([Lost(error)])
+            while (begun := self._begin()) is not None:
+                try:
+                    outcomes = begun.outcomes + self._run_network(runner, begun.frames)
+                except BaseException as error:
+                    outcomes = [Lost(error)]
+                if not self._give(begun.number, outcomes):
+                    break
         finally:
-            self._finished = True
-            self.stop()
-            atexit.unregister(self.close)
+            with self._gate:
+                self._running -= 1
+                last = not self._running
+            if last:
+                for lane in self._lanes:
+                    lane.close()
+                self.stop()
+                atexit.unregister(self.close)
+
+    def _begin(self) -> _Round | None:
+        """The next round; None where nothing comes any more, or nothing more is wanted."""
+        with self._entry:
+            items = self._take()
+            if items is None:
+                return None
+            number, self._begun = self._begun, self._begun + 1
+            try:
+                return _Round(number, *self._prepared(items))
+            except BaseException as error:
+                return _Round(number, [Lost(error)], [])
 
     def _take(self) -> list[tuple[int, Frame | Skip | Lost]] | None:
         room = 1 if self._options.latest else ROUNDS
@@ -306,24 +361,45 @@ class _Work:
                 self._gate.wait()
         return None
 
-    def _give(self, outcomes: list[_Outcome]) -> None:
+    def _give(self, number: int, outcomes: list[_Outcome | _Found]) -> bool:
+        """Hand over a round when those before it are; False where no more are wanted."""
         with self._gate:
-            self._rounds.append(outcomes)
+            while self._given != number and not self._stopped.is_set():
+                self._gate.wait()
+            if self._stopped.is_set():
+                return False
+        # Nobody else is here: the next round waits for this one.
+        try:
+            followed = [self._followed(each) if isinstance(each, _Found) else each for each in outcomes]
+        except BaseException as error:
+            followed = [Lost(error)]
+        with self._gate:
+            self._rounds.append(followed)
+            self._given += 1
             self._gate.notify_all()
+        return True
 
-    def _outcomes(self, items: list[tuple[int, Frame | Skip | Lost]]) -> list[_Outcome]:
+    def _followed(self, found: _Found) -> _Done:
+        return _Done(found.frame, self._followers[found.place].update(found.result))
+
+    def _prepared(
+        self, items: list[tuple[int, Frame | Skip | Lost]]
+    ) -> tuple[list[_Outcome], list[tuple[int, Frame, Any]]]:
+        """What comes of a round's items without the network, and the frames for it."""
         outcomes: list[_Outcome] = []
-        places: list[int] = []
-        frames: list[Frame] = []
-        for index, item in items:
-            if isinstance(item, Frame):
-                places.append(index)
-                frames.append(self._placed(index, item))
-            elif isinstance(item, Skip):
-                outcomes.append(_Skipped(self.feeds[index].on_skip, item))
+        usable: list[tuple[int, Frame, Any]] = []
+        for place, item in items:
+            if isinstance(item, Skip):
+                outcomes.append(_Skipped(self.feeds[place].on_skip, item))
+            elif isinstance(item, Lost):
+                outcomes.append(self._after_loss(place, item))
             else:
-                outcomes.append(self._after_loss(index, item))
-        return outcomes + self._estimated(places, frames)
+                frame = self._placed(place, item)
+                try:
+                    usable.append((place, frame, self._boxes(place, frame)))
+                except InvalidInputError as error:
+                    outcomes.append(self._refused(place, frame, error))
+        return outcomes, usable
 
     def _placed(self, index: int, frame: Frame) -> Frame:
         """The frame with the place of its source, where there are several."""
@@ -340,35 +416,27 @@ class _Work:
         feed = self.feeds[index]
         return _Skipped(feed.on_skip, Skip(feed.source.name, str(lost.error)))
 
-    def _estimated(self, places: list[int], frames: list[Frame]) -> list[_Outcome]:
-        outcomes: list[_Outcome] = []
-        usable: list[tuple[int, Frame, Any]] = []
-        for place, frame in zip(places, frames, strict=True):
-            try:
-                usable.append((place, frame, self._boxes(place, frame)))
-            except InvalidInputError as error:
-                outcomes.append(self._refused(place, frame, error))
-        return outcomes + self._run_network(usable)
-
     def _boxes(self, place: int, frame: Frame) -> Any:
+        if self._options.boxes is not None:
+            return self._options.boxes(frame)
+        if self._options.detect_every == 1:
+            return None
         height, width = frame.image.shape[:2]
-        expected = self._followers[place].boxes((height, width))
-        return expected if self._options.boxes is None else self._options.boxes(frame)
+        return self._followers[place].boxes((height, width))
 
-    def _run_network(self, group: list[tuple[int, Frame, Any]]) -> list[_Outcome]:
+    def _run_network(self, runner: Estimator, group: list[tuple[int, Frame, Any]]) -> list[_Outcome | _Found]:
         """One run for all, or, where that is refused, one for each to find whose fault it is."""
         if not group:
             return []
         try:
             frames, boxes = [item[1] for item in group], [item[2] for item in group]
-            results = self._estimator(frames, boxes=boxes)
+            results = runner(frames, boxes=boxes)
         except InvalidInputError as error:
             if len(group) > 1:
-                return [outcome for item in group for outcome in self._run_network([item])]
+                return [outcome for item in group for outcome in self._run_network(runner, [item])]
             return [self._refused(*group[0][:2], error)]
         return [
-            _Done(frame, self._followers[place].update(result))
-            for (place, frame, _), result in zip(group, results, strict=True)
+            _Found(place, frame, result) for (place, frame, _), result in zip(group, results, strict=True)
         ]
 
     def _refused(self, place: int, frame: Frame, error: InvalidInputError) -> _Outcome:

@@ -1,7 +1,8 @@
 """Memory over many frames, run by `make soak`: two sources through one model for as long as is asked for.
 
 Everything that a stream keeps from frame to frame takes part: queues, threads, the boxes between runs of the
-detector, identities and smoothing. Fails where the process grows by more than 5 MB after a warm-up.
+detector, identities and smoothing; with --workers several frames at the same time, and the detector looks at
+each. Fails where the process grows by more than 5 MB after a warm-up.
 """
 
 from __future__ import annotations
@@ -56,13 +57,18 @@ def main() -> int:
     """Run the frames, print a line of figures now and then, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=100_000, help="of both sources together")
-    total = parser.parse_args().frames
+    parser.add_argument("--workers", type=int, default=1, help="frames that run at the same time")
+    arguments = parser.parse_args()
+    total, workers = arguments.frames, arguments.workers
     warm_up = min(total // 5, 5000)
     with tempfile.TemporaryDirectory() as folder:
         model = color_model(Path(folder) / "colors.onnx")
         with Estimator(model, detector=detect, threads=1) as estimator:
             sources = [walk("first", total // 2), walk("second", total - total // 2)]
-            results = estimator.stream(sources, track=True, smooth=True, detect_every=3)
+            detect_every = 3 if workers == 1 else 1
+            results = estimator.stream(
+                sources, track=True, smooth=True, detect_every=detect_every, workers=workers
+            )
             started = time.perf_counter()
             first = highest = 0.0
             persons = 0

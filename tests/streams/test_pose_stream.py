@@ -160,6 +160,16 @@ class TestLatest:
         assert taken[-1] == count - 1
         assert len(taken) + results.dropped == count
 
+    def test_a_paced_frame_is_captured_when_its_turn_comes(self) -> None:
+        started = time.monotonic() * 1e3
+        results = stream(FakeEstimator(), running("a", 10, kind="video", fps=50.0), latest=True)
+        found = [result.source for result in results if result.source]
+        assert len(found) >= 2
+        for source in found[1:]:
+            assert source.captured_ms is not None
+            assert source.frame is not None
+            assert source.captured_ms >= started + 20 * source.frame - 1
+
     def test_skips_are_not_dropped(self, tmp_path: Path) -> None:
         path = tmp_path / "clip.avi"
         writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 200.0, (144, 192))
