@@ -26,6 +26,8 @@
 namespace edgepose::EDGEPOSE_ISA {
 
 constexpr int kTile = 256;
+constexpr int kAhead = 4;         // rows of a crop that are made while memory is fetched for the next
+constexpr int kCacheLine = 64;  // bytes
 
 struct Range {
   int begin, end;
@@ -104,6 +106,20 @@ void blend_columns(const Target& target, const std::uint8_t* row, int image_widt
   for (int x = end; x < columns.count; ++x) one(x);
 }
 
+// Have memory brought near that a row of the crop will read. Crops skip pixels and rows, which the processor does
+// not foresee, and a picture that comes from a decoder is in no cache of this core.
+template <class Share>
+[[gnu::always_inline]] inline void fetch(const Image& image, int y, const Columns<Share>& columns) {
+  if (columns.inside.begin == columns.inside.end) return;
+  const std::int32_t begin = columns.offset[columns.inside.begin];
+  const std::int32_t end = columns.offset[columns.inside.end - 1] + 6;
+  for (int row = y; row < y + 2; ++row) {
+    const std::uint8_t* data = row_of(image, row);
+    if (!data) continue;
+    for (std::int32_t at = begin; at < end + kCacheLine; at += kCacheLine) __builtin_prefetch(data + at);
+  }
+}
+
 template <class Target>
 void crop_upright(const Image& image, const double* m, int height, int width, const Target& target) {
   constexpr int kNone = -2, kOutside = -1;
@@ -119,6 +135,7 @@ void crop_upright(const Image& image, const double* m, int height, int width, co
       held[slot] = y;
     };
     for (int y = 0; y < height; ++y) {
+      fetch(image, Target::tap(m[4] * (y + kAhead) + m[5], image.height).index, columns);
       const auto at = Target::tap(m[4] * y + m[5], image.height);
       const auto row_id = [&](int row) { return row >= 0 && row < image.height ? row : kOutside; };
       const int above = row_id(at.index), below = row_id(at.index + 1);
