@@ -550,17 +550,20 @@ class Estimator:
                     (pose.scores >= self._keypoint_threshold)[:, :, None], keypoints, np.float32(np.nan)
                 )
             results.append(
-                PoseResult(
-                    keypoints=keypoints,
-                    scores=pose.scores,
-                    boxes=pose.boxes,
-                    person_scores=pose.person_scores,
-                    skeleton=self.info.spec.skeleton,
-                    image_size=(item.image.shape[0], item.image.shape[1]),
-                    covariance=pose.covariance,
-                    timings=timings,
-                    source=item.source,
-                    truncated=pose.truncated,
+                PoseResult._made(
+                    {
+                        "keypoints": keypoints,
+                        "scores": pose.scores,
+                        "boxes": pose.boxes.copy(),  # the caller's, or a detector's
+                        "person_scores": pose.person_scores,
+                        "skeleton": self.info.spec.skeleton,
+                        "image_size": item.image.shape[:2],
+                        "covariance": pose.covariance,
+                        "track_ids": None,
+                        "timings": timings,
+                        "source": item.source,
+                        "truncated": pose.truncated,
+                    }
                 )
             )
         return results

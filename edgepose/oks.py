@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["most_similar_pairs", "oks", "oks_matrix", "oks_nms"]
+__all__ = ["most_similar_pairs", "oks", "oks_and_common", "oks_matrix", "oks_nms"]
 
 
 def oks(
@@ -52,6 +52,17 @@ def oks_matrix(
     Returns:
         (m, n) from 0 to 1.
     """
+    return oks_and_common(keypoints, others, areas, other_areas, sigmas)[0]
+
+
+def oks_and_common(
+    keypoints: NDArray[np.floating],
+    others: NDArray[np.floating],
+    areas: NDArray[np.floating],
+    other_areas: NDArray[np.floating],
+    sigmas: NDArray[np.floating] | tuple[float, ...],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """`oks_matrix`, and how many joints each pair has in common: both (m, n)."""
     squares = np.square(np.asarray(others, np.float64) - np.asarray(keypoints)[:, None])
     squared = squares[..., 0] + squares[..., 1]
     shared = ~np.isnan(squared)
@@ -59,8 +70,8 @@ def oks_matrix(
     similarity = np.exp(
         -np.where(shared, squared, np.inf) / (2 * np.asarray(sigmas)) ** 2 / mean_areas[..., None] / 2
     )
-    result: NDArray[np.float64] = similarity.sum(-1) / np.maximum(shared.sum(-1), 1)
-    return result
+    common = np.add.reduce(shared, axis=-1, dtype=np.int64)
+    return np.add.reduce(similarity, axis=-1) / np.maximum(common, 1), common
 
 
 def most_similar_pairs(similarity: NDArray[np.floating], least: float) -> list[tuple[int, int]]:

@@ -184,6 +184,23 @@ class PoseResult:
             object.__setattr__(self, name, array)
 
     @classmethod
+    def _made(cls, fields: dict[str, Any]) -> PoseResult:
+        """A result of all its fields, in the form that they have in a result: neither checked nor copied.
+
+        For each frame of a stream that takes less time than the constructor.
+        """
+        for value in fields.values():
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+        result = object.__new__(cls)
+        result.__dict__.update(fields)
+        return result
+
+    def _with(self, **changes: Any) -> PoseResult:
+        """A copy with other fields, as for `_made`."""
+        return self._made({**self.__dict__, **changes})
+
+    @classmethod
     def empty(cls, skeleton: Skeleton, image_size: tuple[int, int], **fields: Any) -> PoseResult:
         """A result with no persons; `fields` as in the constructor."""
         k = len(skeleton)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,8 +132,7 @@ class OneEuro:
 
         keypoints = smoothed.astype(np.float32)
         tight = (result.boxes == boxes).all(axis=1, keepdims=True)
-        return replace(
-            result,
+        return result._with(
             keypoints=keypoints,
             boxes=np.where(tight, keypoint_boxes(keypoints), result.boxes),
             covariance=None if covariance is None else covariance.astype(np.float32),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from edgepose._clock import Clock
 from edgepose._inputs import check_number, check_result, check_switch, name_nearest
 from edgepose.detectors import person_boxes
 from edgepose.errors import InvalidInputError
-from edgepose.oks import oks_matrix
+from edgepose.oks import oks_and_common
 from edgepose.pipeline.bottomup import keypoint_boxes
 from edgepose.result import PoseResult
 from edgepose.skeleton import Skeleton
@@ -84,9 +85,9 @@ class _Persons:
     @classmethod
     def of(cls, result: PoseResult, min_score: float) -> _Persons:
         boxes = keypoint_boxes(result.keypoints)
-        width, height = _width(boxes), _height(boxes)
+        sides = _sides(boxes)
         # A person seen from the side, or lying, has a narrow box.
-        area = np.maximum(width * height, np.square(np.maximum(width, height)) / 4)
+        area = np.maximum(sides[:, 0] * sides[:, 1], np.square(sides).max(axis=1) / 4)
         joints = result.keypoints.astype(np.float64)
         persons = cls(np.arange(len(result)), joints, boxes, area, result.person_scores)
         usable = (result.person_scores >= min_score) & np.isfinite(joints[:, :, 0]).any(axis=1)
@@ -273,31 +274,34 @@ class Tracker:
         self, tracks: _Tracks, predicted: Floats, persons: _Persons, skeleton: Skeleton
     ) -> tuple[Indices, Indices, _Persons]:
         """Pairs of tracks and persons, and the persons without duplicates that the pairs index."""
-        overlap = _overlaps(keypoint_boxes(predicted.astype(np.float32)), persons.boxes)
-        similarity = overlap
-        if self._method == "oks" and overlap.size:
-            common = _common_joints(predicted, persons.joints)
-            similar = oks_matrix(predicted, persons.joints, tracks.area, persons.area, skeleton.sigmas)
-            similarity = np.where(common >= COMMON_JOINTS, similar, overlap)
+        sigmas = skeleton.sigmas
+        by_boxes = _Overlaps(predicted, persons.boxes)
+        if self._method == "iou":
+            similarity = by_boxes.table()
+        else:
+            similarity, common = oks_and_common(predicted, persons.joints, tracks.area, persons.area, sigmas)
+            if common.size and common.min() < COMMON_JOINTS:
+                similarity = np.where(common >= COMMON_JOINTS, similarity, by_boxes.table())
         if self._nms_threshold is not None and len(persons.index) > 1:
-            alike = oks_matrix(persons.joints, persons.joints, persons.area, persons.area, skeleton.sigmas)
-            common = _common_joints(persons.joints, persons.joints)
+            alike, common = oks_and_common(persons.joints, persons.joints, persons.area, persons.area, sigmas)
             own = np.minimum(common.diagonal(), COMMON_JOINTS)
             same = (alike > self._nms_threshold) & (common >= np.minimum(own, own[:, None]))
             single = _without_duplicates(same, persons.scores + similarity.max(axis=0, initial=0))
             if not single.all():
-                persons = persons.take(single)
-                overlap, similarity = overlap[:, single], similarity[:, single]
+                persons, similarity = persons.take(single), similarity[:, single]
+                by_boxes = _Overlaps(predicted, persons.boxes)
         # Those who have a number choose first; what a fast or badly estimated movement made too different is
         # found by boxes.
-        steps = [(similarity, self._threshold)]
+        steps: list[tuple[Callable[[], Floats], float]] = [(lambda: similarity, self._threshold)]
         if self._method == "oks":
-            steps.append((overlap, BOX_OVERLAP))
+            steps.append((by_boxes.table, BOX_OVERLAP))
         rows = columns = np.zeros(0, np.int64)
         for group in (tracks.ids > 0, tracks.ids == 0):
+            if not group.any():
+                continue
             for table, least in steps:
-                if group.any() and len(columns) < table.shape[1]:
-                    left = np.where(group[:, None], table, 0)
+                if len(columns) < len(persons.index):
+                    left = np.where(group[:, None], table(), 0)
                     left[rows], left[:, columns] = 0, 0
                     more, others = assign(left, least)
                     rows, columns = np.concatenate([rows, more]), np.concatenate([columns, others])
@@ -333,8 +337,7 @@ class Tracker:
         self._last_id += len(ready)
         shown = order[tracks.ids[order] > 0]
         persons = place[shown]
-        return replace(
-            result,
+        return result._with(
             keypoints=result.keypoints[persons],
             scores=result.scores[persons],
             boxes=result.boxes[persons],
@@ -349,18 +352,23 @@ def _glide(velocity: Floats, time: Floats, constant: float) -> Floats:
     return velocity * (-constant * np.expm1(-time / constant))
 
 
-def _common_joints(joints: Floats, others: Floats) -> Floats:
-    """How many joints each of m poses has in common with each of n: (m, n)."""
-    there, here = (np.isfinite(each[:, :, 0]).astype(np.float64) for each in (joints, others))
-    return np.asarray(there @ here.T)
+class _Overlaps:
+    """The overlaps of predicted persons' boxes with others, made when they are asked for: seldom."""
+
+    def __init__(self, predicted: Floats, boxes: NDArray[np.float32]) -> None:
+        self._predicted, self._boxes = predicted, boxes
+        self._table: Floats | None = None
+
+    def table(self) -> Floats:
+        """(m, n), from 0 to 1."""
+        if self._table is None:
+            self._table = _overlaps(keypoint_boxes(self._predicted.astype(np.float32)), self._boxes)
+        return self._table
 
 
-def _width(boxes: NDArray[np.float32]) -> Floats:
-    return (boxes[:, 2] - boxes[:, 0]).astype(np.float64)
-
-
-def _height(boxes: NDArray[np.float32]) -> Floats:
-    return (boxes[:, 3] - boxes[:, 1]).astype(np.float64)
+def _sides(boxes: NDArray[np.float32]) -> Floats:
+    """Width and height (n, 2)."""
+    return (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
 
 
 def _overlaps(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> Floats:
@@ -369,7 +377,7 @@ def _overlaps(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> Floats
     high = np.minimum(boxes[:, None, 2:], others[:, 2:])
     sides = np.maximum(high - low, 0).astype(np.float64)
     both = sides[..., 0] * sides[..., 1]
-    area, other = (_width(b) * _height(b) for b in (boxes, others))
+    area, other = (_sides(each).prod(axis=1) for each in (boxes, others))
     union = area[:, None] + other - both
     overlaps: Floats = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
     return overlaps

@@ -26,7 +26,7 @@
 namespace edgepose::EDGEPOSE_ISA {
 
 constexpr int kTile = 256;
-constexpr int kAhead = 4;         // rows of a crop that are made while memory is fetched for the next
+constexpr int kAhead = 4;       // rows of a crop that are made while memory is fetched for the next
 constexpr int kCacheLine = 64;  // bytes
 
 struct Range {
@@ -106,8 +106,8 @@ void blend_columns(const Target& target, const std::uint8_t* row, int image_widt
   for (int x = end; x < columns.count; ++x) one(x);
 }
 
-// Have memory brought near that a row of the crop will read. Crops skip pixels and rows, which the processor does
-// not foresee, and a picture that comes from a decoder is in no cache of this core.
+// Have memory brought near that a row of the crop will read. Crops skip pixels and rows, which the processor
+// does not foresee, and a picture that comes from a decoder is in no cache of this core.
 template <class Share>
 [[gnu::always_inline]] inline void fetch(const Image& image, int y, const Columns<Share>& columns) {
   if (columns.inside.begin == columns.inside.end) return;

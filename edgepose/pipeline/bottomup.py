@@ -209,10 +209,11 @@ def to_picture(decoded: Decoded, region: Region, size: tuple[int, int]) -> Poses
 
 def keypoint_boxes(keypoints: Floats) -> Floats:
     """Smallest boxes around joints: (n, k, 2) -> (n, 4) xyxy; NaN joints count not, without any: zeros."""
-    low = np.where(np.isnan(keypoints), np.inf, keypoints).min(axis=1, initial=np.inf)
-    high = np.where(np.isnan(keypoints), -np.inf, keypoints).max(axis=1, initial=-np.inf)
-    boxes = np.concatenate([low, high], axis=1)
-    return np.where(np.isfinite(boxes), boxes, 0).astype(np.float32)
+    boxes = np.empty((len(keypoints), 4), np.float32)
+    np.fmin.reduce(keypoints, axis=1, out=boxes[:, :2], initial=np.nan)
+    np.fmax.reduce(keypoints, axis=1, out=boxes[:, 2:], initial=np.nan)
+    boxes[np.isnan(boxes)] = 0
+    return boxes
 
 
 class FrameRunner(Protocol):

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["apply_affine", "box_to_region", "crop_affine", "picture_box"]
+__all__ = ["apply_affine", "box_to_region", "crop_affine", "crop_scale", "picture_box"]
 
 Coordinates = Literal["legacy", "udp"]
 
@@ -70,21 +70,30 @@ def crop_affine(
     Returns:
         (n, 2, 3) float64; ``x_image = m[0, 0] * x + m[0, 1] * y + m[0, 2]``.
     """
+    scale, shift = crop_scale(centers, extents, size, coordinates)
+    matrices = np.zeros((len(scale), 2, 3))
+    matrices[:, 0, 0] = scale[:, 0]
+    matrices[:, 1, 1] = scale[:, 1]
+    matrices[:, :, 2] = shift
+    return matrices
+
+
+def crop_scale(
+    centers: NDArray[np.floating],
+    extents: NDArray[np.floating],
+    size: tuple[int, int],
+    coordinates: Coordinates,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`crop_affine`, which neither turns nor shears, as ``scale * point + shift``: two (n, 2) float64."""
     centers = np.asarray(centers, np.float64).reshape(-1, 2)
     extents = np.asarray(extents, np.float64).reshape(-1, 2)
     height, width = size
     if coordinates == "legacy":
-        factor = np.repeat(extents[:, :1] / width, 2, axis=1)
-        middle = np.array([width, height]) / 2
-    else:
-        last = np.array([width - 1, height - 1])
-        factor = extents / np.maximum(last, 1)
-        middle = last / 2
-    matrices = np.zeros((len(centers), 2, 3))
-    matrices[:, 0, 0] = factor[:, 0]
-    matrices[:, 1, 1] = factor[:, 1]
-    matrices[:, :, 2] = centers - factor * middle
-    return matrices
+        scale = np.repeat(extents[:, :1] / width, 2, axis=1)
+        return scale, centers - scale * (width / 2, height / 2)
+    last = (width - 1, height - 1)
+    scale = extents / (max(last[0], 1), max(last[1], 1))
+    return scale, centers - scale * (last[0] / 2, last[1] / 2)
 
 
 def apply_affine(matrices: NDArray[np.float64], points: NDArray[np.floating]) -> NDArray[np.float64]:

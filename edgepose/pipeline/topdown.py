@@ -19,7 +19,7 @@ from edgepose.backends.base import Batch
 from edgepose.errors import ModelFormatError
 from edgepose.kernels import Kernels
 from edgepose.pipeline.batches import BatchMaker
-from edgepose.pipeline.geometry import apply_affine, box_to_region, crop_affine, picture_box
+from edgepose.pipeline.geometry import box_to_region, crop_affine, crop_scale, picture_box
 from edgepose.pipeline.poses import Floats, Poses, StageTimes, lap
 
 __all__ = ["CropRunner", "HostCrops", "MapJoints", "PersonBoxes", "TopDown", "person_score"]
@@ -282,12 +282,12 @@ class TopDown:
         self, joints: MapJoints, centers: Floats, extents: Floats
     ) -> tuple[Floats, Floats, Floats | None]:
         """Joints (n, k, 2) in picture pixels, raw scores (n, k), covariance (n, k, 2, 2) or None."""
-        affine = crop_affine(centers, extents, joints.size, self._spec.coordinates)
-        keypoints = (apply_affine(affine, joints.coords) - self._spec.decoder.bias).astype(np.float32)
+        scale, shift = crop_scale(centers, extents, joints.size, self._spec.coordinates)
+        scale, shift = scale[:, None], shift[:, None] - self._spec.decoder.bias
+        keypoints = (joints.coords * scale + shift).astype(np.float32)
         covariance = joints.covariance
         if covariance is not None:
-            scale = affine[:, [0, 1], [0, 1]]  # the maps have no rotation or shear
-            covariance = (covariance * (scale[:, None, :, None] * scale[:, None, None, :])).astype(np.float32)
+            covariance = (covariance * (scale[..., None] * scale[:, :, None])).astype(np.float32)
         return keypoints, joints.scores, covariance
 
     def _split(
@@ -295,19 +295,21 @@ class TopDown:
     ) -> list[Poses]:
         """Clip the scores, score the persons, and hand each picture its own."""
         k = len(self._spec.skeleton)
-        moments = self._spec.decoder.name == "soft_argmax"
-        keypoints = np.concatenate([np.zeros((0, k, 2), np.float32), *(p[0] for p in parts)])
-        scores = np.concatenate([np.zeros((0, k), np.float32), *(p[1] for p in parts)])
-        covariance = None
-        if moments:
-            covariance = np.concatenate(
-                [np.zeros((0, k, 2, 2), np.float32), *(p[2] for p in parts if p[2] is not None)]
-            )
-        missing = np.isnan(keypoints).any(axis=2) | np.isnan(scores)
+        if len(parts) == 1:
+            ((keypoints, scores, covariance),) = parts
+        else:
+            keypoints = np.concatenate([np.zeros((0, k, 2), np.float32), *(p[0] for p in parts)])
+            scores = np.concatenate([np.zeros((0, k), np.float32), *(p[1] for p in parts)])
+            covariance = None
+            if self._spec.decoder.name == "soft_argmax":
+                covariance = np.concatenate(
+                    [np.zeros((0, k, 2, 2), np.float32), *(p[2] for p in parts if p[2] is not None)]
+                )
+        missing = np.isnan(keypoints.sum(axis=2) + scores)
         keypoints[missing] = np.nan
-        scores = np.clip(np.where(missing, 0, scores), 0, 1)
+        scores = np.minimum(np.maximum(np.where(missing, 0, scores), 0), 1)
         box_scores = np.concatenate([p.scores for p in persons])
-        person_scores = person_score(scores) * np.clip(box_scores, 0, 1)
+        person_scores = person_score(scores) * np.minimum(np.maximum(box_scores, 0), 1)
 
         poses = []
         stop = 0

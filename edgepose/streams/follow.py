@@ -116,7 +116,7 @@ class Follower:
             return result
         if self._ids_before:
             ids = ids + self._ids_before
-            result = replace(result, track_ids=ids)
+            result = result._with(track_ids=ids)
         self._highest_id = max(self._highest_id, int(ids.max()))
         return result
 
