@@ -126,17 +126,14 @@ class InferenceThread:
         started = time.perf_counter()
         try:
             results = self._estimator([job.image for job in jobs], boxes=[job.boxes for job in jobs])
-        except InvalidInputError as error:
+        except Exception as error:
             if len(jobs) > 1:  # one by one, to find whose fault it is
                 for job in jobs:
                     self._estimate([job])
-            else:
-                jobs[0].future.set_exception(error)
-            return
-        except Exception as error:
-            _log.exception("the network failed")
-            for job in jobs:
-                job.future.set_exception(error)
+                return
+            if not isinstance(error, InvalidInputError):
+                _log.exception("the network failed")
+            jobs[0].future.set_exception(error)
             return
         took = time.perf_counter() - started
         for job, result in zip(jobs, results, strict=True):

@@ -188,13 +188,13 @@ class LiveView:
     async def packet(self, after: int, patience: float) -> bytes:
         """The newest frame as `frame_packet` says, as soon as its number is not `after`.
 
-        Where none comes within `patience` seconds, or the server ends: the status alone.
+        Where none comes within `patience` seconds, or the source or the server ends: the status alone.
         """
         assert self._loop is not None
-        deadline = self._loop.time() + patience
+        deadline, state = self._loop.time() + patience, self._state
         while (newest := self._newest) is None or newest[0] == after:
             left = deadline - self._loop.time()
-            if left <= 0 or self._stopping:
+            if left <= 0 or self._stopping or self._state != state:
                 return frame_packet(self.status(), after)
             waiter = self._loop.create_future()
             self._waiters.add(waiter)

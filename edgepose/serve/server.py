@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import signal
 import socket
 import threading
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from edgepose.errors import InvalidInputError
+from edgepose.serve.connection import CONNECTIONS, Connection
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -22,8 +24,6 @@ __all__ = ["PoseServer", "is_loopback", "listen"]
 
 GRACE = 10
 """Seconds that requests under way may take after the signal to end."""
-CONNECTIONS = 256
-"""At once; further ones are answered 503."""
 
 
 def is_loopback(host: str) -> bool:
@@ -60,7 +60,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class PoseServer(uvicorn.Server):
-    """Serves until SIGINT or SIGTERM, then answers what is under way and ends. A second SIGINT ends at once.
+    """Serves until SIGINT or SIGTERM, then answers what is under way and ends; a second SIGINT kills it.
 
     Args:
         app: what `edgepose.serve.create_app` gives.
@@ -74,6 +74,7 @@ class PoseServer(uvicorn.Server):
                 log_level="warning",
                 access_log=False,  # it would hold the tokens of addresses
                 server_header=False,
+                http=Connection,
                 ws="none",
                 limit_concurrency=CONNECTIONS,
                 timeout_graceful_shutdown=GRACE,
@@ -108,6 +109,7 @@ class PoseServer(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
+        if self.should_exit and sig == signal.SIGINT:  # whatever hangs: a driver, a camera
+            signal.signal(sig, signal.SIG_DFL)
+            os.kill(os.getpid(), sig)
         self.end()
