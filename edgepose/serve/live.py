@@ -188,13 +188,14 @@ class LiveView:
     async def packet(self, after: int, patience: float) -> bytes:
         """The newest frame as `frame_packet` says, as soon as its number is not `after`.
 
-        Where none comes within `patience` seconds, or the source or the server ends: the status alone.
+        Where none comes within `patience` seconds, or ever, since the source or the server has ended: the
+        status alone.
         """
         assert self._loop is not None
-        deadline, state = self._loop.time() + patience, self._state
+        deadline = self._loop.time() + patience
         while (newest := self._newest) is None or newest[0] == after:
             left = deadline - self._loop.time()
-            if left <= 0 or self._stopping or self._state != state:
+            if left <= 0 or self._stopping or self._state in ("ended", "failed"):
                 return frame_packet(self.status(), after)
             waiter = self._loop.create_future()
             self._waiters.add(waiter)

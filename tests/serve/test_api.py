@@ -684,6 +684,9 @@ def test_the_end_of_a_source_is_told_at_once(estimator: Estimator) -> None:
         stop.set()
         told, jpeg = waiting.result(timeout=3)  # five seconds were its patience
         assert (told["status"]["state"], jpeg) == ("failed", b"")
+        began = time.monotonic()
+        assert frame(address, 1)[0]["status"]["state"] == "failed"
+        assert time.monotonic() - began < 3
 
 
 def test_a_source_that_ends_stays_seen(estimator: Estimator) -> None:
@@ -710,6 +713,17 @@ def test_viewers_are_limited(estimator: Estimator) -> None:
         refusal(httpx.get(f"{address}/v1/live/frame?after=1"), 503, "too_many_viewers")
         stop.set()
         assert [each.result()[0]["number"] for each in waiting] == [2, 2]
+
+
+def test_a_viewer_that_leaves_is_none(estimator: Estimator) -> None:
+    stop = threading.Event()
+    source = running("camera:0", 2, before=lambda number: number and stop.wait(20) and None)
+    with serve(estimator, source=source) as address:
+        _until(lambda: _metric(address, "edgepose_stream_frames_total") == 1)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(f"{address}/v1/live/frame?after=1", timeout=0.5)
+        _until(lambda: _metric(address, "edgepose_stream_viewers") == 0, patience=2)  # it would wait five
+        stop.set()
 
 
 def test_the_end_lets_viewers_go(estimator: Estimator) -> None:
