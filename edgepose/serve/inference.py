@@ -101,7 +101,7 @@ class InferenceThread:
     def _run(self) -> None:
         try:
             self._estimator.warmup()
-        except Exception:  # requests will tell, each by itself
+        except Exception:  # the first request that is answered will do it
             _log.exception("the model could not be warmed up")
         else:
             self.warm.set()
@@ -136,5 +136,6 @@ class InferenceThread:
             jobs[0].future.set_exception(error)
             return
         took = time.perf_counter() - started
+        self.warm.set()
         for job, result in zip(jobs, results, strict=True):
             job.future.set_result(Estimated(result, started - job.since, took, len(jobs)))

@@ -47,7 +47,6 @@ class LiveStatus:
         state: ``"starting"``, ``"running"``, ``"stalled"`` (no frame for three seconds; a lost camera is
             opened again), ``"ended"`` or ``"failed"``.
         message: why it failed.
-        number: of the newest frame among those estimated, from 1; 0 before the first.
         frames: how many were estimated.
         fps: results per second over the last two seconds.
         latency_ms: from capture to result of the newest frame, where the time of capture is known.
@@ -60,7 +59,6 @@ class LiveStatus:
     source: str
     state: str
     message: str | None
-    number: int
     frames: int
     fps: float
     latency_ms: float | None
@@ -155,7 +153,6 @@ class LiveView:
             source=self.name,
             state=state,
             message=self._message,
-            number=self._number,
             frames=self._number,
             fps=round(fps, 2),
             latency_ms=None if self._latency is None else round(self._latency, 1),

@@ -606,6 +606,14 @@ def test_readiness_follows_the_model(gated: Gated, monkeypatch: pytest.MonkeyPat
         _until(lambda: httpx.get(f"{address}/readyz").status_code == 200)
 
 
+def test_a_failed_warm_up_is_made_good_by_a_request(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gated, "warmup", lambda: _break([]))
+    with serve(gated) as address:
+        assert httpx.get(f"{address}/readyz").status_code == 503
+        assert send(address, encoded()).status_code == 200
+        assert httpx.get(f"{address}/readyz").status_code == 200
+
+
 # The source.
 
 
