@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from edgepose.errors import InvalidInputError
-from edgepose.serve.connection import CONNECTIONS, Connection
+from edgepose.serve.connection import Connection
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -24,6 +24,8 @@ __all__ = ["PoseServer", "is_loopback", "listen"]
 
 GRACE = 10
 """Seconds that requests under way may take after the signal to end."""
+BACKLOG = 256
+"""Connections that may wait to be accepted."""
 
 
 def is_loopback(host: str) -> bool:
@@ -48,7 +50,7 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         both = host.strip("[]") == "::" and socket.has_dualstack_ipv6()  # IPv4 too
         made = socket.create_server(
-            (host.strip("[]"), port), family=family, backlog=CONNECTIONS, dualstack_ipv6=both
+            (host.strip("[]"), port), family=family, backlog=BACKLOG, dualstack_ipv6=both
         )
         # asyncio lets answers go at once (TCP_NODELAY) on sockets alone that say they are TCP.
         return socket.socket(made.family, made.type, socket.IPPROTO_TCP, fileno=made.detach())
@@ -76,7 +78,6 @@ class PoseServer(uvicorn.Server):
                 server_header=False,
                 http=Connection,
                 ws="none",
-                limit_concurrency=CONNECTIONS,
                 timeout_graceful_shutdown=GRACE,
             )
         )

@@ -400,17 +400,26 @@ def test_clients_that_take_no_answer_are_let_go(
                 assert (got > 30_000_000) is slowly
 
 
-def test_too_many_connections_are_closed(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connections_shut_nobody_out(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgepose.serve import connection
 
-    monkeypatch.setattr(connection, "MOST_OPEN", 3)
-    with serve(gated) as address, contextlib.ExitStack() as links:
+    monkeypatch.setattr(connection, "CONNECTIONS", 3)
+    gated.go.clear()
+    with serve(gated) as address, contextlib.ExitStack() as links, ThreadPoolExecutor(1) as pool:
         place = urlsplit(address)
-        for _ in range(3):
-            links.enter_context(socket.create_connection((place.hostname, place.port), timeout=10))
-        time.sleep(0.3)
-        with socket.create_connection((place.hostname, place.port), timeout=10) as further:
-            assert _ends(further)
+        working = pool.submit(send, address, encoded())
+        assert gated.begun.acquire(timeout=10)
+        idle = []
+        for _ in range(6):
+            link = socket.create_connection((place.hostname, place.port), timeout=2)
+            idle.append(links.enter_context(link))
+            time.sleep(0.05)
+        assert all(_ends(link) for link in idle[:4])  # the oldest; the request under way has its place
+        with pytest.raises(TimeoutError):
+            idle[5].recv(1)
+        assert httpx.get(f"{address}/healthz").status_code == 200
+        gated.go.set()
+        assert working.result().status_code == 200
 
 
 @pytest.mark.parametrize("name", ["queue", "max_bytes", "max_pixels", "timeout", "batch", "viewers"])
