@@ -206,6 +206,7 @@ async def while_wanted(request: Request, work: Coroutine[Any, Any, T], patience:
     finally:
         task.cancel()
         left.cancel()
+        await asyncio.wait((task, left))  # so that what is answered as dropped is dropped
 
 
 async def _left(request: Request) -> None:
