@@ -73,8 +73,9 @@ def to_frame(image: object, name: str) -> Frame:
 def check_boxes(value: Any, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Boxes (n, 4) and scores (n,), checked in shape and values."""
     try:
-        array = np.asarray(value, np.float32)
-    except (TypeError, ValueError) as error:
+        with np.errstate(over="ignore"):  # infinity is refused below
+            array = np.asarray(value, np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInputError(f"{name} is not an array of numbers; {error}; give (n, 4) xyxy") from error
     if array.size == 0 and array.ndim <= 2:
         array = array.reshape(0, 4)

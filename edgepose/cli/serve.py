@@ -211,10 +211,20 @@ def _bracketed(host: str) -> str:
 
 
 def _address(host: str, port: int) -> str:
-    """What to open in a browser."""
+    """What to open in a browser; a number is known elsewhere too, where this machine's name may not be."""
     if host in ("0.0.0.0", "::", "[::]"):
-        host = socket.gethostname()
+        host = _own_number() or socket.gethostname()
     return f"http://{_bracketed(host)}:{port}/"
+
+
+def _own_number() -> str | None:
+    """The IP address of this machine in the network that its packets leave by; None without one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # of RFC 5737, nobody's; a datagram socket sends nothing by this
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
 
 
 def _port(text: str) -> int:

@@ -20,7 +20,7 @@ from edgepose.serve.inference import InferenceThread
 from edgepose.serve.limits import Limits
 from edgepose.serve.live import LiveView
 from edgepose.serve.metrics import Metrics
-from edgepose.serve.predicting import Choice, Predictor, read_boxes
+from edgepose.serve.predicting import Choice, Predictor, read_boxes, while_wanted
 from edgepose.serve.refusal import Refusal
 from edgepose.serve.schema import LiveReply, ModelReply, PredictReply, ReadyReply, errors
 
@@ -198,14 +198,16 @@ def _add_api(
         responses={
             200: {
                 "description": "Length of the JSON (4 bytes, little-endian), JSON with number, status and "
-                "result, and a JPEG; no JPEG and no result where nothing came within five seconds",
+                "result, and a JPEG; no JPEG and no result where nothing came within five seconds, or "
+                "where the source has ended",
                 "content": {"application/octet-stream": {"schema": PICTURE}},
             },
-            **errors(404, 422, 503),
+            **errors(404, 422, 503, 504),
         },
         tags=["source"],
     )
     async def live_frame(
+        request: Request,
         after: Annotated[int, Query(ge=0, description="number of the last frame that was seen")] = 0,
     ) -> Response:
         """The newest frame with its poses; waits until there is a newer one than the last."""
@@ -218,7 +220,11 @@ def _add_api(
                 {"Retry-After": "5"},
             )
         with watched.watched():
-            data = await watched.packet(after, FRAME_PATIENCE)
+            data = await while_wanted(request, watched.packet(after, FRAME_PATIENCE), 2 * FRAME_PATIENCE)
+        if data is None:
+            raise Refusal(
+                504, "timeout", "the frame took too long; found the server too busy to encode it; ask again"
+            )
         return Response(data, media_type="application/octet-stream")
 
     @app.get("/healthz", response_model=None, responses={200: {"description": "It lives"}}, tags=["server"])

@@ -7,16 +7,14 @@ import hmac
 import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
 from edgepose.errors import InvalidInputError
 from edgepose.serve.refusal import Refusal
 
-__all__ = ["COOKIE", "OPEN_PATHS", "Guard", "check_token"]
+__all__ = ["OPEN_PATHS", "Guard", "check_token"]
 
-COOKIE = "edgepose_session"
 OPEN_PATHS = ("/healthz", "/readyz", "/static/")
 """Beginnings of paths answered without a token: whether the server lives, and files of the package."""
 LEAST_TOKEN = 16
@@ -77,12 +75,10 @@ class Guard:
     ) -> None:
         self._app = app
         self._token = None if token is None else check_token(token).encode()
-        # The cookie is not the token itself, so that one that leaks opens this page alone.
-        self._session = (
-            None
-            if self._token is None
-            else hmac.new(self._token, b"page", hashlib.sha256).hexdigest().encode()
-        )
+        # The cookie is not the token itself, so that one that leaks opens this page alone. Its name is of
+        # this token, since browsers keep one cookie of a name for all the ports of a host.
+        self._cookie = b"edgepose_" + _derived(self._token or b"", b"name")[:8]
+        self._session = None if self._token is None else _derived(self._token, b"page")
         self._hosts = None if allowed_hosts is None else {host.lower() for host in allowed_hosts}
         self._entrance = entrance
         self._paths = paths
@@ -168,11 +164,15 @@ class Guard:
             return None
         page = scope["path"] == "/" and scope["method"] == "GET"
         secure = b"; Secure" if scope.get("scheme") == "https" else b""
-        entered = COOKIE.encode() + b"=" + self._session + b"; Path=/; HttpOnly; SameSite=Strict" + secure
+        entered = self._cookie + b"=" + self._session + b"; Path=/; HttpOnly; SameSite=Strict" + secure
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token):
             return entered if page else None
-        if hmac.compare_digest(_cookie(headers), self._session):
+        # By hand: what other servers of the host have set may be no cookie by the books.
+        cookies = [each.strip().partition(b"=") for each in headers.get(b"cookie", b"").split(b";")]
+        if any(
+            name == self._cookie and hmac.compare_digest(value, self._session) for name, _, value in cookies
+        ):
             return None
         if page:
             query = parse_qs(scope["query_string"].decode("latin-1"))
@@ -187,12 +187,8 @@ class Guard:
         )
 
 
-def _cookie(headers: dict[bytes, bytes]) -> bytes:
-    try:
-        found = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1")).get(COOKIE)
-    except CookieError:
-        return b""
-    return b"" if found is None else found.value.encode("latin-1", "replace")
+def _derived(token: bytes, purpose: bytes) -> bytes:
+    return hmac.new(token, purpose, hashlib.sha256).hexdigest().encode()
 
 
 async def _answer(refusal: Refusal, body: bytes, kind: bytes, send: Send) -> None:

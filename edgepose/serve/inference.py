@@ -101,7 +101,7 @@ class InferenceThread:
     def _run(self) -> None:
         try:
             self._estimator.warmup()
-        except Exception:  # requests will tell, each by itself
+        except Exception:  # the first request that is answered will do it
             _log.exception("the model could not be warmed up")
         else:
             self.warm.set()
@@ -126,18 +126,16 @@ class InferenceThread:
         started = time.perf_counter()
         try:
             results = self._estimator([job.image for job in jobs], boxes=[job.boxes for job in jobs])
-        except InvalidInputError as error:
+        except Exception as error:
             if len(jobs) > 1:  # one by one, to find whose fault it is
                 for job in jobs:
                     self._estimate([job])
-            else:
-                jobs[0].future.set_exception(error)
-            return
-        except Exception as error:
-            _log.exception("the network failed")
-            for job in jobs:
-                job.future.set_exception(error)
+                return
+            if not isinstance(error, InvalidInputError):
+                _log.exception("the network failed")
+            jobs[0].future.set_exception(error)
             return
         took = time.perf_counter() - started
+        self.warm.set()
         for job, result in zip(jobs, results, strict=True):
             job.future.set_result(Estimated(result, started - job.since, took, len(jobs)))

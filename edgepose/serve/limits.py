@@ -12,7 +12,8 @@ __all__ = ["Limits"]
 @dataclass(frozen=True)
 class Limits:
     """Limits of a server. What they allow bounds its memory: about ``queue * max_bytes`` for pictures that
-    wait as files, and ``2 * batch * 3 * max_pixels`` bytes for those that are decoded.
+    wait as files, ``2 * batch * 3 * max_pixels`` bytes for those that are decoded, and for each of the two
+    that are just being decoded up to ``6 * max_pixels`` more.
 
     Attributes:
         queue: requests with a picture under way at once, from their first byte to their answer; further ones

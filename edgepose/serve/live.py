@@ -47,7 +47,6 @@ class LiveStatus:
         state: ``"starting"``, ``"running"``, ``"stalled"`` (no frame for three seconds; a lost camera is
             opened again), ``"ended"`` or ``"failed"``.
         message: why it failed.
-        number: of the newest frame among those estimated, from 1; 0 before the first.
         frames: how many were estimated.
         fps: results per second over the last two seconds.
         latency_ms: from capture to result of the newest frame, where the time of capture is known.
@@ -60,7 +59,6 @@ class LiveStatus:
     source: str
     state: str
     message: str | None
-    number: int
     frames: int
     fps: float
     latency_ms: float | None
@@ -155,7 +153,6 @@ class LiveView:
             source=self.name,
             state=state,
             message=self._message,
-            number=self._number,
             frames=self._number,
             fps=round(fps, 2),
             latency_ms=None if self._latency is None else round(self._latency, 1),
@@ -188,13 +185,14 @@ class LiveView:
     async def packet(self, after: int, patience: float) -> bytes:
         """The newest frame as `frame_packet` says, as soon as its number is not `after`.
 
-        Where none comes within `patience` seconds, or the server ends: the status alone.
+        Where none comes within `patience` seconds, or ever, since the source or the server has ended: the
+        status alone.
         """
         assert self._loop is not None
         deadline = self._loop.time() + patience
         while (newest := self._newest) is None or newest[0] == after:
             left = deadline - self._loop.time()
-            if left <= 0 or self._stopping:
+            if left <= 0 or self._stopping or self._state in ("ended", "failed"):
                 return frame_packet(self.status(), after)
             waiter = self._loop.create_future()
             self._waiters.add(waiter)

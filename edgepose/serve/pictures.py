@@ -23,6 +23,8 @@ MAX_SEGMENTS = 10_000
 """Of a JPEG: photos have some dozens."""
 TAKEN = "send a JPEG, PNG or WebP picture"
 
+_UNSAID = ("application/octet-stream", "application/x-www-form-urlencoded")
+"""Content types of a picture whose sender has given none; the latter is that of ``curl --data-binary``."""
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^\s;]{1,70}))', re.IGNORECASE)
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _WITHOUT_LENGTH = (0x01, 0xD8)
@@ -35,7 +37,7 @@ def decode_upload(body: bytes, media_type: str, limits: Limits) -> Image:
     Args:
         body: of the request.
         media_type: its Content-Type: ``multipart/form-data`` with one file, ``image/*``,
-            ``application/octet-stream``, or empty.
+            ``application/octet-stream``, what curl says of any file, or empty.
         limits: of bytes and pixels.
 
     Raises:
@@ -44,7 +46,7 @@ def decode_upload(body: bytes, media_type: str, limits: Limits) -> Image:
     kind = media_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         body = _file_of_form(body, media_type)
-    elif kind and not kind.startswith("image/") and kind != "application/octet-stream":
+    elif kind and not kind.startswith("image/") and kind not in _UNSAID:
         raise Refusal(
             415,
             "unsupported_media_type",

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
@@ -24,7 +24,9 @@ from edgepose.serve.refusal import Refusal
 if TYPE_CHECKING:
     from edgepose.serve.metrics import Metrics
 
-__all__ = ["Choice", "Predictor", "read_boxes"]
+__all__ = ["Choice", "Predictor", "read_boxes", "while_wanted"]
+
+T = TypeVar("T")
 
 MAX_BOXES = 100
 """Persons of a picture, each of which costs a run of the network's share."""
@@ -109,9 +111,16 @@ class Predictor:
                     "s; send a smaller one, or raise --timeout",
                 ) from None
             received = time.perf_counter()
-            estimated, decode = await self._within(
-                end, request, self._work(body, request.headers.get("content-type", ""), choice.boxes)
-            )
+            work = self._work(body, request.headers.get("content-type", ""), choice.boxes)
+            done = await while_wanted(request, work, end - asyncio.get_running_loop().time())
+            if done is None:
+                raise Refusal(
+                    504,
+                    "timeout",
+                    f"the answer took too long; found none after {self._limits.timeout:g} s; send fewer "
+                    "requests at once, or raise --timeout",
+                )
+            estimated, decode = done
         finished = time.perf_counter()
         seconds = {
             "receive": received - started,
@@ -167,26 +176,6 @@ class Predictor:
             raise _gone() from None
         return bytes(body)
 
-    async def _within(self, end: float, request: Request, work: Any) -> tuple[Estimated, float]:
-        """What the work gives, unless time is up or nobody waits for it any more; then it is dropped."""
-        tasks = [asyncio.ensure_future(work), asyncio.ensure_future(_left(request))]
-        left = max(end - asyncio.get_running_loop().time(), 0)
-        try:
-            await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if tasks[0].done():
-                return tasks[0].result()  # type: ignore[no-any-return]
-            if tasks[1].done():
-                raise _gone()
-            raise Refusal(
-                504,
-                "timeout",
-                f"the answer took too long; found none after {self._limits.timeout:g} s; send fewer requests "
-                "at once, or raise --timeout",
-            )
-        finally:
-            for task in tasks:
-                task.cancel()
-
     async def _work(self, body: bytes, media_type: str, boxes: Any) -> tuple[Estimated, float]:
         assert self._decoded is not None
         async with self._decoded:
@@ -198,6 +187,26 @@ class Predictor:
                 return await asyncio.wrap_future(self._inference.submit(image, boxes)), decode
             except InvalidInputError as error:
                 raise Refusal(400, "unusable_picture", str(error)) from error
+
+
+async def while_wanted(request: Request, work: Coroutine[Any, Any, T], patience: float) -> T | None:
+    """What the work gives for a request whose body has been read; None where it takes too long.
+
+    Raises:
+        Refusal: 499: the client has left; the work is dropped, as it is where it takes too long.
+    """
+    task, left = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait((task, left), timeout=max(patience, 0), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if left.done():
+            raise _gone()
+        return None
+    finally:
+        task.cancel()
+        left.cancel()
+        await asyncio.wait((task, left))  # so that what is answered as dropped is dropped
 
 
 async def _left(request: Request) -> None:

@@ -90,7 +90,6 @@ class LiveStatusReply(BaseModel):
     source: str
     state: str = Field(description="starting, running, stalled, ended or failed")
     message: str | None
-    number: int
     frames: int
     fps: float
     latency_ms: float | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import signal
 import socket
 import threading
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from edgepose.errors import InvalidInputError
+from edgepose.serve.connection import Connection
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -22,8 +24,8 @@ __all__ = ["PoseServer", "is_loopback", "listen"]
 
 GRACE = 10
 """Seconds that requests under way may take after the signal to end."""
-CONNECTIONS = 256
-"""At once; further ones are answered 503."""
+BACKLOG = 256
+"""Connections that may wait to be accepted."""
 
 
 def is_loopback(host: str) -> bool:
@@ -48,7 +50,7 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         both = host.strip("[]") == "::" and socket.has_dualstack_ipv6()  # IPv4 too
         made = socket.create_server(
-            (host.strip("[]"), port), family=family, backlog=CONNECTIONS, dualstack_ipv6=both
+            (host.strip("[]"), port), family=family, backlog=BACKLOG, dualstack_ipv6=both
         )
         # asyncio lets answers go at once (TCP_NODELAY) on sockets alone that say they are TCP.
         return socket.socket(made.family, made.type, socket.IPPROTO_TCP, fileno=made.detach())
@@ -60,7 +62,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class PoseServer(uvicorn.Server):
-    """Serves until SIGINT or SIGTERM, then answers what is under way and ends. A second SIGINT ends at once.
+    """Serves until SIGINT or SIGTERM, then answers what is under way and ends; a second SIGINT kills it.
 
     Args:
         app: what `edgepose.serve.create_app` gives.
@@ -74,8 +76,8 @@ class PoseServer(uvicorn.Server):
                 log_level="warning",
                 access_log=False,  # it would hold the tokens of addresses
                 server_header=False,
+                http=Connection,
                 ws="none",
-                limit_concurrency=CONNECTIONS,
                 timeout_graceful_shutdown=GRACE,
             )
         )
@@ -108,6 +110,7 @@ class PoseServer(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
+        if self.should_exit and sig == signal.SIGINT:  # whatever hangs: a driver, a camera
+            signal.signal(sig, signal.SIG_DFL)
+            os.kill(os.getpid(), sig)
         self.end()

@@ -122,3 +122,53 @@ def test_a_signal_ends_it(model: str, number: int, tmp_path: Path) -> None:
         if server.poll() is None:
             server.kill()
             server.communicate()
+
+
+HANGING = """
+import sys, threading
+from edgepose.serve import create_app
+from edgepose.serve.server import PoseServer, listen
+from tests.fakes.estimator import FakeEstimator
+
+class Hanging(FakeEstimator):
+    def warmup(self):
+        print("hangs", flush=True)
+        threading.Event().wait()
+
+PoseServer(create_app(Hanging()), lambda: None).run([listen("127.0.0.1", 0)])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+def test_a_second_interrupt_ends_what_hangs() -> None:
+    root = Path(__file__).resolve().parents[2]
+    path = os.pathsep.join([str(Path(edgepose.__file__).parents[1]), str(root), str(root / "tests")])
+    server = subprocess.Popen(
+        [sys.executable, "-c", HANGING],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "hangs\n"
+        server.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):  # the network may still come to its end
+            server.wait(2)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(10) == -signal.SIGINT
+    finally:
+        if server.poll() is None:
+            server.kill()
+            server.communicate()
+
+
+def test_the_address_can_be_opened_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgepose.cli import serve
+
+    monkeypatch.setattr(serve, "_own_number", lambda: "192.168.1.4")
+    assert serve._address("0.0.0.0", 8000) == "http://192.168.1.4:8000/"
+    assert serve._address("::", 8000) == "http://192.168.1.4:8000/"
+    assert serve._address("::1", 8000) == "http://[::1]:8000/"
+    monkeypatch.setattr(serve, "_own_number", lambda: None)  # without a network
+    assert serve._address("0.0.0.0", 8000) == f"http://{socket.gethostname()}:8000/"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -109,8 +110,10 @@ def test_the_answer_is_that_of_the_estimator(estimator: Estimator, suffix: str) 
     with serve(estimator) as address:
         raw = send(address, data, headers={"Content-Type": f"image/{suffix[1:]}"}).json()
         untyped = send(address, data).json()
+        as_curl = {"Content-Type": "application/x-www-form-urlencoded"}
+        curl = send(address, data, headers=as_curl).json()
         form = httpx.post(f"{address}/v1/predict", files={"file": ("a b.png", data, "image/png")}).json()
-    for reply in (raw, untyped, form):
+    for reply in (raw, untyped, curl, form):
         assert {key: reply[key] for key in expected if key != "timings"} == {
             key: expected[key] for key in expected if key != "timings"
         }
@@ -150,6 +153,9 @@ def test_boxes_say_where_to_look(estimator: Estimator) -> None:
             return send(address, encoded(), params={"boxes": text})
 
         assert ask([box, box]).json()["persons"] == expected
+        assert "not an array of numbers" in refusal(
+            ask(f"[[1{'0' * 400}, 0, 5, 5]]"), 400, "unusable_picture"
+        )
         assert "boxes[0][0] is empty" in refusal(ask([[5, 5, 1, 1]]), 400, "unusable_picture")
         for wrong in ("x", "{}", "[" * 20_000, [box] * 101):
             assert "boxes is not usable" in refusal(ask(wrong), 422, "parameter")
@@ -197,10 +203,11 @@ def test_a_failure_of_the_network_is_answered_and_survived(gated: Gated) -> None
         assert 'edgepose_requests_total{path="/v1/predict",status="500"} 1.0' in text
 
 
-def test_one_bad_picture_of_a_batch_fails_alone(gated: Gated) -> None:
+@pytest.mark.parametrize(("failure", "status"), [(_refuse, 400), (_break, 500)])
+def test_one_bad_picture_of_a_batch_fails_alone(gated: Gated, failure: Any, status: int) -> None:
     def fault(frames: Sequence[Frame]) -> None:
         if any(frame.image.shape[0] == 8 for frame in frames):
-            _refuse(frames)
+            failure(frames)
 
     gated.fault = fault
     gated.go.clear()
@@ -213,7 +220,7 @@ def test_one_bad_picture_of_a_batch_fails_alone(gated: Gated) -> None:
         time.sleep(0.2)  # until they are decoded
         gated.go.set()
         assert first.result().status_code == 200
-        assert [each.result().status_code for each in rest] == [200, 400, 200]
+        assert [each.result().status_code for each in rest] == [200, status, 200]
         assert {first.result().json()["server"]["batch"]} == {1}
 
 
@@ -321,6 +328,100 @@ def test_a_slow_upload_ends(gated: Gated) -> None:
             assert link.recv(4096).startswith(b"HTTP/1.1 408 ")
 
 
+def test_clients_that_send_nothing_are_let_go(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgepose.serve import connection
+
+    monkeypatch.setattr(connection, "PATIENCE", 0.5)
+    starts = (
+        b"",
+        b"GET / HTTP/1.1\r\nHost: local",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
+    )
+    with serve(gated) as address, contextlib.ExitStack() as links:
+        place = urlsplit(address)
+        idle = []
+        for start in starts:
+            link = links.enter_context(socket.create_connection((place.hostname, place.port), timeout=10))
+            link.sendall(start)
+            idle.append(link)
+        # One byte at a time, whether of a head or of a body that nobody reads.
+        with ThreadPoolExecutor(2) as pool:
+            assert all(pool.map(_ends_while_it_sends, idle[1:]))
+        assert _ends(idle[0])
+        # Who waits for an answer is no such client.
+        gated.go.clear()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(send, address, encoded())
+            time.sleep(1.5)
+            gated.go.set()
+            assert waiting.result().status_code == 200
+
+
+def _ends_while_it_sends(link: socket.socket) -> bool:
+    for _ in range(100):
+        time.sleep(0.05)
+        try:
+            link.sendall(b"x")
+        except OSError:
+            return True
+    return False
+
+
+def _ends(link: socket.socket) -> bool:
+    """Whether the other side has closed a connection without a word."""
+    try:
+        return link.recv(10) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_clients_that_take_no_answer_are_let_go(
+    estimator: Estimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgepose.serve import connection, live
+
+    monkeypatch.setattr(connection, "PATIENCE", 1.0)
+    monkeypatch.setattr(live, "_jpeg", lambda image: b"\xff" * 30_000_000)
+    request = b"GET /v1/live/frame HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serve(estimator, source=PICTURE) as address:
+        place = urlsplit(address)
+        _until(lambda: httpx.get(f"{address}/v1/live").json()["status"]["state"] == "ended")
+        for times, slowly in ((1, False), (3, False), (1, True)):
+            with socket.create_connection((place.hostname, place.port), timeout=10) as link:
+                link.sendall(request * times)
+                got, pause = 0, 0.2 if slowly else 4.0
+                time.sleep(pause)
+                while slowly and got < 20_000_000:
+                    got += len(link.recv(1_500_000, socket.MSG_WAITALL))
+                    time.sleep(pause)
+                with contextlib.suppress(ConnectionResetError):
+                    while data := link.recv(1 << 20):
+                        got += len(data)
+                assert (got > 30_000_000) is slowly
+
+
+def test_idle_connections_shut_nobody_out(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgepose.serve import connection
+
+    monkeypatch.setattr(connection, "CONNECTIONS", 3)
+    gated.go.clear()
+    with serve(gated) as address, contextlib.ExitStack() as links, ThreadPoolExecutor(1) as pool:
+        place = urlsplit(address)
+        working = pool.submit(send, address, encoded())
+        assert gated.begun.acquire(timeout=10)
+        idle = []
+        for _ in range(6):
+            link = socket.create_connection((place.hostname, place.port), timeout=2)
+            idle.append(links.enter_context(link))
+            time.sleep(0.05)
+        assert all(_ends(link) for link in idle[:4])  # the oldest; the request under way has its place
+        with pytest.raises(TimeoutError):
+            idle[5].recv(1)
+        assert httpx.get(f"{address}/healthz").status_code == 200
+        gated.go.set()
+        assert working.result().status_code == 200
+
+
 @pytest.mark.parametrize("name", ["queue", "max_bytes", "max_pixels", "timeout", "batch", "viewers"])
 def test_limits_are_checked(name: str) -> None:
     with pytest.raises(InvalidInputError, match=name):
@@ -403,6 +504,28 @@ def test_the_page_gets_a_cookie(gated: Gated) -> None:
         assert "SameSite=Strict" in cookie
         assert client.get("/v1/model").status_code == 200
         assert client.get("/").status_code == 200
+        own = cookie.partition(";")[0]
+    with serve(gated, token=TOKEN) as address:
+        others = ('a={"b":1}; ', "a b; ", "a/b=\xe9; ", f"{own}0; ")  # of other servers of this host
+        for sent in (own, *(other + own for other in others)):
+            assert (
+                httpx.get(f"{address}/v1/model", headers={"Cookie": sent.encode("latin-1")}).status_code
+                == 200
+            )
+        assert httpx.get(f"{address}/v1/model", headers={"Cookie": f"{own}0"}).status_code == 401
+
+
+def test_two_servers_of_a_machine_keep_their_visitors(gated: Gated) -> None:
+    """Browsers keep one cookie of a name for all the ports of a host."""
+    with (
+        serve(gated, token=TOKEN) as one,
+        serve(Gated(), token=TOKEN[::-1]) as other,
+        httpx.Client() as client,
+    ):
+        assert client.get(f"{one}/", params={"token": TOKEN}).status_code == 200
+        assert client.get(f"{other}/", params={"token": TOKEN[::-1]}).status_code == 200
+        assert client.get(f"{one}/v1/model").status_code == 200
+        assert client.get(f"{other}/v1/model").status_code == 200
 
 
 @pytest.mark.parametrize("token", ["short", "with space in the middle", "0123456789abcdeü"])
@@ -492,6 +615,14 @@ def test_readiness_follows_the_model(gated: Gated, monkeypatch: pytest.MonkeyPat
         _until(lambda: httpx.get(f"{address}/readyz").status_code == 200)
 
 
+def test_a_failed_warm_up_is_made_good_by_a_request(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gated, "warmup", lambda: _break([]))
+    with serve(gated) as address:
+        assert httpx.get(f"{address}/readyz").status_code == 503
+        assert send(address, encoded()).status_code == 200
+        assert httpx.get(f"{address}/readyz").status_code == 200
+
+
 # The source.
 
 
@@ -552,6 +683,29 @@ def test_a_source_that_fails_is_told(estimator: Estimator) -> None:
         assert send(address, encoded()).status_code == 200
 
 
+def test_the_end_of_a_source_is_told_at_once(estimator: Estimator) -> None:
+    stop = threading.Event()
+
+    def fail(number: int) -> None:
+        if number == 1:
+            assert stop.wait(20)
+            raise InvalidInputError("camera 0 stopped after 1 frame; check that it is connected")
+
+    with (
+        serve(estimator, source=running("camera:0", 2, before=fail)) as address,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        _until(lambda: _metric(address, "edgepose_stream_frames_total") == 1)
+        waiting = pool.submit(frame, address, 1)
+        _until(lambda: _metric(address, "edgepose_stream_viewers") == 1)
+        stop.set()
+        told, jpeg = waiting.result(timeout=3)  # five seconds were its patience
+        assert (told["status"]["state"], jpeg) == ("failed", b"")
+        began = time.monotonic()
+        assert frame(address, 1)[0]["status"]["state"] == "failed"
+        assert time.monotonic() - began < 3
+
+
 def test_a_source_that_ends_stays_seen(estimator: Estimator) -> None:
     with serve(estimator, source=PICTURE) as address:
         told, jpeg = frame(address)
@@ -576,6 +730,17 @@ def test_viewers_are_limited(estimator: Estimator) -> None:
         refusal(httpx.get(f"{address}/v1/live/frame?after=1"), 503, "too_many_viewers")
         stop.set()
         assert [each.result()[0]["number"] for each in waiting] == [2, 2]
+
+
+def test_a_viewer_that_leaves_is_none(estimator: Estimator) -> None:
+    stop = threading.Event()
+    source = running("camera:0", 2, before=lambda number: number and stop.wait(20) and None)
+    with serve(estimator, source=source) as address:
+        _until(lambda: _metric(address, "edgepose_stream_frames_total") == 1)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(f"{address}/v1/live/frame?after=1", timeout=0.5)
+        _until(lambda: _metric(address, "edgepose_stream_viewers") == 0, patience=2)  # it would wait five
+        stop.set()
 
 
 def test_the_end_lets_viewers_go(estimator: Estimator) -> None:

@@ -160,6 +160,13 @@ def test_a_picture_is_chosen_and_errors_are_told(browser: Any, estimator: Estima
         browser.find_element("id", "file").send_keys(str(PERSON))
         wait_for(lambda: state(browser) == "picture", "the picture is estimated")
         assert not browser.find_element("id", "error").is_displayed()
+        browser.set_window_size(400, 500)  # too low for the picture and what stands below it
+        browser.find_element("id", "file").send_keys(str(wrong))
+        wait_for(lambda: state(browser) == "failed", "the file is refused")
+        script = "return document.getElementById('error').getBoundingClientRect().bottom - innerHeight"
+        assert browser.execute_script(script) < 1
+        browser.find_element("id", "file").send_keys(str(PERSON))
+        wait_for(lambda: state(browser) == "picture", "the picture is estimated")
         browser.find_element("css selector", "#json-place summary").click()
         wait_for(lambda: '"lsp14"' in browser.find_element("id", "json").text, "the JSON is shown")
         browser.set_window_size(400, 800)
@@ -237,6 +244,10 @@ def test_a_token_in_the_address_opens_the_page_once(browser: Any, estimator: Est
         wait_for(lambda: state(browser) == "pictures", "the page is ready")
         assert token not in browser.current_url
         assert token not in str(browser.get_cookies())
+        browser.delete_all_cookies()  # as if the server had another token by now
+        drop(browser, PERSON.read_bytes())
+        wait_for(lambda: browser.find_elements("id", "token"), "the page asks for the token again")
+        browser.get(f"{address}/?token={token}")
         browser.get(f"{address}/docs")
         wait_for(lambda: "POST /v1/predict" in browser.page_source, "the API is described")
         keep(browser, "docs")

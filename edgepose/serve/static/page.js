@@ -29,6 +29,7 @@ class Refused extends Error {
 async function ask(path, options) {
   const reply = await fetch(path, options);
   if (reply.ok) return reply;
+  if (reply.status === 401) location.reload(); // to the entrance: the server has another token by now
   const body = await reply.json().catch(() => ({}));
   throw new Refused(reply.status, body.message ?? `the server answers ${reply.status}`);
 }
@@ -56,6 +57,7 @@ function chip(text, kind) {
 function fail(message) {
   $("error").hidden = !message;
   $("error").textContent = message;
+  if (message) $("error").scrollIntoView({ block: "nearest" });
 }
 
 function redraw() {
