@@ -31,9 +31,9 @@ _DESCRIPTION = """Estimate the poses in many pictures, and write them to one fil
 
 What is done stands in OUT.parts until the file is complete: a run that was ended, by whatever, goes on where
 it was when the same command is given again (without --overwrite, which begins anew), with any number of
-workers, and its file is the same as without the break. Pictures that have changed meanwhile are done again. What cannot be used is listed at the end and
-in OUT.errors.json, and the exit code is then 1. Ctrl-C waits for what is under way, some 32 pictures a
-worker; a second one does not."""
+workers, and its file is the same as without the break. Pictures that have changed meanwhile are done again.
+What cannot be used is listed at the end and in OUT.errors.json, and the exit code is then 1. Ctrl-C waits for
+what is under way, some 32 pictures a worker; a second one does not."""
 
 
 def add_parser(verbs: Any) -> None:
@@ -107,9 +107,10 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         if done is None:
             view.close()
-            again = "command without --overwrite" if arguments.overwrite else "command again"
+            again = "without --overwrite" if arguments.overwrite else "again"
             print(
-                f"edgepose: interrupted; run the same {again} to go on: what is done is kept in {output}.parts",
+                f"edgepose: interrupted; run the same command {again} to go on: what is done is kept in "
+                f"{output}.parts",
                 file=sys.stderr,
             )
             return 130
