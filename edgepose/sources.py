@@ -36,6 +36,7 @@ __all__ = [
     "log_skip",
     "open_source",
     "open_sources",
+    "read_frame",
     "read_image",
 ]
 
@@ -168,7 +169,7 @@ def _open_path(name: str, on_skip: OnSkip | None, reconnect: int | None) -> Fram
         return _files(name, files, on_skip)
     if holds_video(name):
         return open_video(name, on_skip)
-    return FrameSource(name, "image", lambda _: iter([_read_frame(name)]), on_skip, total=1, paths=(name,))
+    return FrameSource(name, "image", lambda _: iter([read_frame(name)]), on_skip, total=1, paths=(name,))
 
 
 def _is_camera(name: str) -> bool:
@@ -321,7 +322,8 @@ def holds_video(path: str) -> bool:
         capture.release()
 
 
-def _read_frame(path: str | os.PathLike[str]) -> Frame:
+def read_frame(path: str | os.PathLike[str]) -> Frame:
+    """A picture file as a frame; raises as `read_image`."""
     return Frame(read_image(path), Source(os.fspath(path)))
 
 
@@ -334,7 +336,7 @@ def _pictures(name: str, items: list[Any], on_skip: OnSkip | None) -> FrameSourc
                 if isinstance(item, (str, os.PathLike)):
                     if is_video(item):
                         raise InvalidInputError("it is a video; give it alone")
-                    frame = _read_frame(item)
+                    frame = read_frame(item)
                 else:
                     frame = Frame(check_image(item, label))
             except InvalidInputError as error:

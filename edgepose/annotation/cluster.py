@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from edgepose.annotation.plan import Recipe, Shard
-from edgepose.annotation.shards import OnStep, annotate_shard, estimate, read_frame
+from edgepose.annotation.shards import OnStep, annotate_shard, estimate
 from edgepose.annotation.table import pose_table, require_arrow, rows_of
 from edgepose.backends.base import default_threads
 from edgepose.errors import BackendUnavailableError, InvalidInputError
 from edgepose.estimator import Estimator
 from edgepose.optional import first_line, require
 from edgepose.result import PoseResult
-from edgepose.sources import Frame, Skip
+from edgepose.sources import Frame, Skip, read_frame
 
 __all__ = ["PoseActor", "run_on_ray"]
 
