@@ -21,7 +21,7 @@ from edgepose.errors import InvalidInputError
 from edgepose.result import PoseResult
 from edgepose.sources import Skip
 
-__all__ = ["Entry", "PartWriter", "Parts", "read_part"]
+__all__ = ["Entry", "PartWriter", "Parts", "read_part", "unfinished"]
 
 _PLAN = "plan.json"
 _LOCK = "lock"
@@ -62,6 +62,11 @@ class PartWriter:
             del content["result"]["timings"]
         self._file.write(json.dumps(content, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         self._count += 1
+
+
+def unfinished(path: Path) -> list[Path]:
+    """What is there of a part that is being written, or that processes which died have left."""
+    return list(path.parent.glob(f"{path.name}.*.part"))
 
 
 def read_part(path: Path) -> Iterator[Entry]:
