@@ -92,10 +92,10 @@ soak: $(VENV)/.test  ## memory over FRAMES=100000 frames of two sources; fails w
 	$(BIN)/python tests/streams/soak.py --frames $(FRAMES) --workers 2
 
 # Without a browser's requests to anywhere: no fonts, scripts or pictures from other sites.
-docs: $(VENV)/.test  ## build the documentation into build/site; warnings are errors
+docs: $(VENV)/.docs  ## build the documentation into build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
-docs-serve: $(VENV)/.test  ## show the documentation at http://127.0.0.1:8000, built anew with each change
+docs-serve: $(VENV)/.docs  ## show the documentation at http://127.0.0.1:8000, built anew with each change
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 readme: $(VENV)/.test  ## bring the README's figures and all pictures up to date with the packaged models
@@ -116,9 +116,13 @@ $(VENV)/.demo: $(VENV)/.venv $(BUILD_INPUTS)
 	$(PIP) install --quiet --editable ".[cpu]"
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.venv $(BUILD_INPUTS)
+	$(PIP) install --quiet --editable ".[cpu,docs]"
+	@touch $@ $(VENV)/.demo
+
 $(VENV)/.test: $(VENV)/.torch $(BUILD_INPUTS)
 	$(PIP) install --quiet --editable ".[dev,numba$(if $(shell cat $(VENV)/.torch),,,training)]"
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.docs
 
 # Chromium, for the tests of the live page alone. Where there is none they are skipped, but not in CI.
 $(VENV)/.browser: $(VENV)/.venv

@@ -24,6 +24,8 @@ LINKS = re.compile(r"(<(?:a|autoref|h[1-6])\b.*?</(?:a|autoref|h[1-6])>)", re.DO
 TAG = re.compile(r"<[^>]+>")
 TOGETHER = re.compile(r"<b><code>(?:<[^>]+>)*(\w+),(?:<[^>]+>)*</code></b>\s*\(<code>(.*?)</code>[^)]*\)")
 """``mean, std: ...`` of a docstring, which is taken for one name and a type."""
+OPTION = re.compile(r"<code>(--?[a-z][a-z-]*)</code>")
+"""An option of the command line, which must not be broken at its dashes."""
 CODE = re.compile(r"<code>([A-Za-z_][\w.]*)</code>")
 
 
@@ -46,8 +48,9 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Join names that are described together; lead from names of edgepose, written as code, to theirs."""
+    """Join names that are described together, keep options whole; lead from names of edgepose to theirs."""
     html = TOGETHER.sub(_together, html)
+    html = OPTION.sub(r'<code class="option">\1</code>', html)
     parts = LINKS.split(html)
     return "".join(part if index % 2 else CODE.sub(_reference, part) for index, part in enumerate(parts))
 

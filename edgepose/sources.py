@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgepose.errors import InvalidInputError
 from edgepose.optional import require_cv2
 from edgepose.result import Source
-from edgepose.streams.addresses import is_address
+from edgepose.streams.addresses import is_address, parse_address
 from edgepose.streams.frames import Frame, FrameSource, Image, OnSkip, Reading, Skip, log_skip
 from edgepose.streams.live import RECONNECT, open_live
 from edgepose.streams.video import open_video
@@ -30,10 +30,13 @@ __all__ = [
     "SourceLike",
     "check_image",
     "decode_image",
+    "holds_video",
     "is_video",
+    "list_files",
     "log_skip",
     "open_source",
     "open_sources",
+    "read_frame",
     "read_image",
 ]
 
@@ -96,14 +99,9 @@ def open_source(
             "an address, a BGR uint8 array or a list of those"
         )
     name = os.fspath(source)
-    if not name:
-        raise InvalidInputError("the source is an empty name; give a path, a pattern or an address")
     if is_address(name):
         return open_live(name, on_skip, reconnect=reconnect)
-    try:
-        return _open_path(name, on_skip, reconnect)
-    except OSError as error:  # for instance no permission, or a name that is too long
-        raise InvalidInputError(f"cannot open {name}; {error.strerror}; check the path") from error
+    return _open_path(name, on_skip, reconnect)
 
 
 def open_sources(
@@ -148,29 +146,65 @@ def _is_source(item: Any) -> bool:
     return is_address(name) or name.isdecimal() or is_video(name) or glob.has_magic(name)
 
 
-def _open_path(name: str, on_skip: OnSkip | None, reconnect: int | None) -> FrameSource:
-    path = Path(name)
-    if name.isdecimal() and not path.exists():
-        return open_live(int(name), on_skip, reconnect=reconnect)
-    if path.is_char_device():
-        return open_live(name, on_skip, reconnect=reconnect)
-    if path.is_dir():
-        files = sorted(
-            str(file) for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+def list_files(source: str | os.PathLike[str]) -> list[str]:
+    """The picture and video files that a path, directory or glob pattern stands for; none is opened.
+
+    Raises:
+        InvalidInputError: there is none, or the source is a camera or stream.
+    """
+    name = os.fspath(source)
+    if is_address(name) or _is_camera(name):
+        raise InvalidInputError(
+            f"a camera or stream has no files; found {parse_address(name).label}; give paths, directories or "
+            "patterns"
         )
-        if not files:
-            raise InvalidInputError(f"no pictures in the directory {name}; give one that holds some")
+    return _held(name) or [name]
+
+
+def _open_path(name: str, on_skip: OnSkip | None, reconnect: int | None) -> FrameSource:
+    if _is_camera(name):
+        return open_live(name if Path(name).exists() else int(name), on_skip, reconnect=reconnect)
+    files = _held(name)
+    if files is not None:
         return _files(name, files, on_skip)
-    if not path.exists():
-        if glob.has_magic(name):
-            matches = sorted(match for match in glob.glob(name, recursive=True) if Path(match).is_file())  # noqa: PTH207
-            if matches:
-                return _files(name, matches, on_skip)
-            raise InvalidInputError(f"no file matches {name}; check the pattern")
-        raise InvalidInputError(f"source not found: {name}; check the path")
-    if _is_video(path):
+    if holds_video(name):
         return open_video(name, on_skip)
-    return FrameSource(name, "image", lambda _: iter([_read_frame(name)]), on_skip, total=1, paths=(name,))
+    return FrameSource(name, "image", lambda _: iter([read_frame(name)]), on_skip, total=1, paths=(name,))
+
+
+def _is_camera(name: str) -> bool:
+    try:
+        return Path(name).is_char_device() or (name.isdecimal() and not Path(name).exists())
+    except OSError:  # a path that cannot be looked at; told by `_held`
+        return False
+
+
+def _held(name: str) -> list[str] | None:
+    """The files of a directory or pattern; None where the name is that of a file.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    if not name:
+        raise InvalidInputError("the source is an empty name; give a path, a pattern or an address")
+    path = Path(name)
+    try:
+        if path.is_dir():
+            suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+            files = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in suffixes)
+            if not files:
+                raise InvalidInputError(f"no pictures in the directory {name}; give one that holds some")
+            return files
+        if path.exists():
+            return None
+        if not glob.has_magic(name):
+            raise InvalidInputError(f"source not found: {name}; check the path")
+        files = sorted(match for match in glob.glob(name, recursive=True) if Path(match).is_file())  # noqa: PTH207
+        if not files:
+            raise InvalidInputError(f"no file matches {name}; check the pattern")
+        return files
+    except OSError as error:  # for instance no permission, or a name that is too long
+        raise InvalidInputError(f"cannot open {name}; {error.strerror}; check the path") from error
 
 
 def _files(name: str, files: list[str], on_skip: OnSkip | None) -> FrameSource:
@@ -272,23 +306,24 @@ def is_video(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
-def _is_video(path: Path) -> bool:
+def holds_video(path: str) -> bool:
     """Whether to open an existing file as a video: by its name, else by its content."""
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
         return False
     if is_video(path):
         return True
     cv2 = require_cv2("reading pictures")
-    if cv2.haveImageReader(str(path)):
+    if cv2.haveImageReader(path):
         return False
-    capture = cv2.VideoCapture(str(path))
+    capture = cv2.VideoCapture(path)
     try:
         return bool(capture.isOpened())
     finally:
         capture.release()
 
 
-def _read_frame(path: str | os.PathLike[str]) -> Frame:
+def read_frame(path: str | os.PathLike[str]) -> Frame:
+    """A picture file as a frame; raises as `read_image`."""
     return Frame(read_image(path), Source(os.fspath(path)))
 
 
@@ -301,7 +336,7 @@ def _pictures(name: str, items: list[Any], on_skip: OnSkip | None) -> FrameSourc
                 if isinstance(item, (str, os.PathLike)):
                     if is_video(item):
                         raise InvalidInputError("it is a video; give it alone")
-                    frame = _read_frame(item)
+                    frame = read_frame(item)
                 else:
                     frame = Frame(check_image(item, label))
             except InvalidInputError as error:

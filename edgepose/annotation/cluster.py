@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgepose.annotation.parts import unfinished
 from edgepose.annotation.plan import Recipe, Shard
-from edgepose.annotation.shards import OnStep, annotate_shard, estimate, read_frame
+from edgepose.annotation.shards import OnStep, annotate_shard, estimate
 from edgepose.annotation.table import pose_table, require_arrow, rows_of
+from edgepose.annotation.workers import died
 from edgepose.backends.base import default_threads
 from edgepose.errors import BackendUnavailableError, InvalidInputError
 from edgepose.estimator import Estimator
 from edgepose.optional import first_line, require
 from edgepose.result import PoseResult
-from edgepose.sources import Frame, Skip
+from edgepose.sources import Frame, Skip, read_frame
 
 __all__ = ["PoseActor", "run_on_ray"]
 
@@ -208,7 +210,8 @@ def threads_for(workers: int, machines: Sequence[dict[str, float]], given: int |
 class _ShardActor:
     """Does shards; made once in each process that Ray starts.
 
-    Errors are given back as results: Ray would tell of them in its own words, after more attempts.
+    Errors are given back as results: Ray would tell of them in its own words, after more attempts. It would
+    also begin a shard for ever at which workers die; what they leave of its part tells how many have.
     """
 
     def __init__(self, recipe: Recipe, folder: str) -> None:
@@ -236,6 +239,8 @@ class _ShardActor:
                         f"a machine of the cluster does not see {path.parent}; no such folder; let the "
                         "output be in one that all share"
                     )
+                if len(unfinished(path)) > 1:
+                    raise died(shard, "no end of their part")
                 results, errors = annotate_shard(self._estimator, shard, self._recipe, path)
             except Exception as error:
                 failure = error

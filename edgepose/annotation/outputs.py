@@ -92,21 +92,17 @@ def write_output(output: Path, plan: Plan, parts: Parts) -> Contents:
 
     def counted(errors: BinaryIO) -> Iterator[PoseResult]:
         """The results, while the errors are written aside."""
-
-        def skips() -> Iterator[PoseResult]:
-            for entry in entries():
-                if isinstance(entry, PoseResult):
-                    contents.pictures += 1
-                    contents.persons += len(entry)
-                    yield entry
-                    continue
-                errors.write(b",\n" if contents.errors else b"[\n")
-                errors.write(_text(asdict(entry)))
-                contents.errors += 1
-                if len(contents.first_errors) < TOLD:
-                    contents.first_errors.append(entry)
-
-        yield from skips()
+        for entry in entries():
+            if isinstance(entry, PoseResult):
+                contents.pictures += 1
+                contents.persons += len(entry)
+                yield entry
+                continue
+            errors.write(b",\n" if contents.errors else b"[\n")
+            errors.write(_text(asdict(entry)))
+            contents.errors += 1
+            if len(contents.first_errors) < TOLD:
+                contents.first_errors.append(entry)
         errors.write(b"\n]\n" if contents.errors else b"[]\n")
 
     def again() -> Iterator[PoseResult]:

@@ -6,7 +6,9 @@ of other settings, or of files that have changed since, are never taken.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -19,7 +21,7 @@ from edgepose.errors import InvalidInputError
 from edgepose.result import PoseResult
 from edgepose.sources import Skip
 
-__all__ = ["Entry", "PartWriter", "Parts", "read_part"]
+__all__ = ["Entry", "PartWriter", "Parts", "read_part", "unfinished"]
 
 _PLAN = "plan.json"
 _LOCK = "lock"
@@ -62,6 +64,11 @@ class PartWriter:
         self._count += 1
 
 
+def unfinished(path: Path) -> list[Path]:
+    """What is there of a part that is being written, or that processes which died have left."""
+    return list(path.parent.glob(f"{path.name}.*.part"))
+
+
 def read_part(path: Path) -> Iterator[Entry]:
     """The entries of a part.
 
@@ -97,17 +104,30 @@ class Parts:
         self._lock: IO[Any] | None = None
 
     def __enter__(self) -> Parts:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / _LOCK).open("w")
-        try:
-            _hold(self._lock)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise InvalidInputError(
-                f"cannot write to {self.folder}; found another run at work on it; wait for its end, or "
-                "choose another output"
-            ) from error
+        while not self._take():
+            pass
         return self
+
+    def _take(self) -> bool:
+        """Make and lock the folder; False where the run before has removed it meanwhile."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / _LOCK
+        with contextlib.ExitStack() as ends:
+            try:
+                lock = ends.enter_context(path.open("w"))
+                _hold(lock)
+                if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    return False
+            except FileNotFoundError:
+                return False
+            except BlockingIOError as error:
+                raise InvalidInputError(
+                    f"cannot write to {self.folder}; found another run at work on it; wait for its end, or "
+                    "choose another output"
+                ) from error
+            ends.pop_all()
+        self._lock = lock
+        return True
 
     def __exit__(self, *_: object) -> None:
         assert self._lock is not None

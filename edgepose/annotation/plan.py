@@ -19,7 +19,7 @@ from edgepose.catalog import MODELS, resolve_model
 from edgepose.detectors import OnnxDetector
 from edgepose.errors import InvalidInputError
 from edgepose.estimator import Estimator
-from edgepose.sources import is_video, log_skip, open_source
+from edgepose.sources import holds_video, list_files
 from edgepose.spec import ModelSpec
 
 __all__ = ["Item", "Plan", "Recipe", "Shard", "make_plan"]
@@ -203,21 +203,15 @@ def _items(sources: Any) -> list[Item]:
             raise InvalidInputError(
                 f"not a source of files; found {type(each).__name__}; give paths, directories or patterns"
             )
-        source = open_source(each, log_skip)
-        if source.kind == "camera":
-            source.close()
-            raise InvalidInputError(
-                f"a camera or stream cannot be annotated in bulk; found {source.name}; give files, or use "
-                "edgepose predict"
-            )
-        for path in source.paths:
+        for path in list_files(each):
             place = os.path.abspath(path)  # noqa: PTH100 - a link is a file of its own
             if place not in items:
-                items[place] = _item(path, source.kind == "video" or is_video(path))
+                items[place] = _item(path)
     return list(items.values())
 
 
-def _item(path: str, video: bool) -> Item:
+def _item(path: str) -> Item:
+    video = holds_video(path)
     try:
         state = Path(path).stat()
     except OSError:  # gone, or not to be seen: told when it is read

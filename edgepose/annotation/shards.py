@@ -11,8 +11,7 @@ from edgepose.annotation.parts import Entry, PartWriter
 from edgepose.annotation.plan import Item, Recipe, Shard
 from edgepose.errors import InvalidInputError
 from edgepose.estimator import Estimator
-from edgepose.result import Source
-from edgepose.sources import Frame, Skip, open_source, read_image
+from edgepose.sources import Frame, Skip, open_source, read_frame
 from edgepose.streams.frames import Reading
 
 __all__ = ["OnStep", "annotate_shard"]
@@ -95,11 +94,6 @@ def _check_name(path: str) -> None:
 
 def _printable(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
-
-
-def read_frame(path: str) -> Frame:
-    """A picture with its source."""
-    return Frame(read_image(path), Source(path))
 
 
 def _video(path: str, every: int) -> Iterator[Frame | Skip]:

@@ -20,7 +20,7 @@ from edgepose.annotation.plan import Recipe, Shard
 from edgepose.annotation.shards import OnStep, annotate_shard
 from edgepose.errors import BackendUnavailableError
 
-__all__ = ["run_in_processes"]
+__all__ = ["died", "run_in_processes"]
 
 Job = tuple[Shard, Path]
 
@@ -61,7 +61,7 @@ def run_in_processes(
                 if message is None:
                     end = worker.end()
                     if job[0].number in tried:
-                        raise _died(job[0], end)
+                        raise died(job[0], _how(end))
                     tried.add(job[0].number)
                     on_step(-worker.results, -worker.errors)
                     crew[crew.index(worker)] = _Worker(recipe)
@@ -130,12 +130,15 @@ class _Worker:
             return self._process.wait()
 
 
-def _died(shard: Shard, status: int) -> BackendUnavailableError:
-    how = f"exit status {status}"
-    if status < 0:
-        how = f"signal {signal.Signals(-status).name}"
-        if -status == signal.SIGKILL:
-            how += ", as the system sends where memory is short"
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    short = ", as the system sends where memory is short" if -status == signal.SIGKILL else ""
+    return f"signal {signal.Signals(-status).name}{short}"
+
+
+def died(shard: Shard, how: str) -> BackendUnavailableError:
+    """What is raised when two workers have died at a shard."""
     names = (
         f"{shard.items[0].path} to {shard.items[-1].path}" if len(shard.items) > 1 else shard.items[0].path
     )

@@ -30,10 +30,10 @@ _DESCRIPTION = """Estimate the poses in many pictures, and write them to one fil
 (edgepose[parquet]), or .json, COCO's annotations.
 
 What is done stands in OUT.parts until the file is complete: a run that was ended, by whatever, goes on where
-it was when the same command is given again, with any number of workers, and its file is the same as without
-the break. Pictures that have changed meanwhile are done again. What cannot be used is listed at the end and
-in OUT.errors.json, and the exit code is then 1. Ctrl-C waits for what is under way, some 32 pictures a
-worker; a second one does not."""
+it was when the same command is given again (without --overwrite, which begins anew), with any number of
+workers, and its file is the same as without the break. Pictures that have changed meanwhile are done again.
+What cannot be used is listed at the end and in OUT.errors.json, and the exit code is then 1. Ctrl-C waits for
+what is under way, some 32 pictures a worker; a second one does not."""
 
 
 def add_parser(verbs: Any) -> None:
@@ -107,8 +107,9 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         if done is None:
             view.close()
+            again = "without --overwrite" if arguments.overwrite else "again"
             print(
-                "edgepose: interrupted; run the same command again to go on: what is done is kept in "
+                f"edgepose: interrupted; run the same command {again} to go on: what is done is kept in "
                 f"{output}.parts",
                 file=sys.stderr,
             )
@@ -148,7 +149,7 @@ class _View:
             print(f"edgepose: going on; {kept} of {kept + left} files were done", file=sys.stderr)
         if changed:
             print(
-                f"edgepose: files have changed since; {changed} groups of them are done again",
+                f"edgepose: files have changed since; groups of them that are done again: {changed}",
                 file=sys.stderr,
             )
         # The frames of a video are not known beforehand.

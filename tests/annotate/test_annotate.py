@@ -245,7 +245,9 @@ def test_detectors(model: str, pictures: Path, tmp_path: Path) -> None:
         ("none", "out.json", "source not found"),
         ([], "out.json", "empty list"),
         ([0], "out.json", "found int"),
-        ("http://127.0.0.1:9/", "out.json", "cannot be annotated in bulk|cannot"),
+        ("http://me:word@127.0.0.1:9/a", "out.json", "a camera or stream has no files; found http://127.0"),
+        ("0", "out.json", "a camera or stream has no files; found camera 0"),
+        ("", "out.json", "empty name"),
     ],
 )
 def test_refusals(model: str, pictures: Path, source: Any, output: str, message: str) -> None:
@@ -379,3 +381,26 @@ def test_settings_tell_models_apart_by_content(tmp_path: Path, model: str, pictu
     assert not plans[0].differences(plans[1].to_json())
     assert "model_sha256" in plans[0].differences(plans[2].to_json())[0]
     assert parts_of("out.json") == []
+
+
+@pytest.mark.parametrize("source", ["clips", "clips/*.avi", ["clips/a.avi", "clips/b.avi"]])
+def test_videos_alone(model: str, source: Any) -> None:
+    Path("clips").mkdir()
+    for name in ("a", "b"):
+        writer = cv2.VideoWriter(f"clips/{name}.avi", cv2.VideoWriter.fourcc(*"MJPG"), 10, (144, 192))
+        for _ in range(3):
+            writer.write(np.full((192, 144, 3), 90, np.uint8))
+        writer.release()
+    annotate(source, "out.json", model=model)
+    images = json.loads(Path("out.json").read_text())["images"]
+    assert [(image["file_name"], image["frame"]) for image in images] == [
+        (f"clips/{name}.avi", number) for name in ("a", "b") for number in range(3)
+    ]
+
+
+def test_a_video_that_cannot_be_read_leaves_the_others(model: str, pictures: Path) -> None:
+    few(pictures, 2)
+    Path("broken.mp4").write_bytes(b"none")
+    done = annotate(["broken.mp4", "few"], "out.json", model=model)
+    assert (done.pictures, done.errors) == (2, 1)
+    assert done.first_errors[0].source == "broken.mp4"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from edgepose import BackendUnavailableError, Estimator, InvalidInputError, annotate
 from edgepose.annotation import PoseActor, run
+from edgepose.annotation import cluster as shards_on_ray
 from edgepose.annotation.cluster import threads_for
 from edgepose.cli import main
 from tests.annotate.conftest import BROKEN, COUNT, ROOT, parts_of
@@ -75,6 +77,32 @@ def test_errors_of_the_machines_are_ours(cluster: Any, model: str, pictures: Pat
     with pytest.raises(InvalidInputError, match="scales serves bottom-up models"):
         annotate(pictures, "out.json", model=model, ray="auto", scales=(1, 2))
     assert not Path("out.json.parts").exists()
+
+
+def test_a_worker_that_always_dies_is_an_error(
+    cluster: Any, model: str, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying(shards_on_ray._ShardActor):  # of a function, so that Ray carries it to its processes
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            estimate = self._estimator.__call__
+
+            def dying(frames: Any) -> Any:
+                if any(frame.source.path.endswith("0070.png") for frame in frames):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return estimate(frames)
+
+            self._estimator = dying  # type: ignore[assignment]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards_on_ray, "_ShardActor", Dying)
+        with pytest.raises(
+            BackendUnavailableError, match=r"a worker died twice at the same pictures, .*0063\.png to"
+        ):
+            annotate(pictures, "out.json", model=model, ray="auto", workers=2)
+    done = annotate(pictures, "out.json", model=model)
+    assert done.pictures == COUNT
+    assert done.kept >= 32
 
 
 def test_a_pipeline_of_ones_own(cluster: Any, model: str, pictures: Path) -> None:

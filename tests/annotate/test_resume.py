@@ -126,6 +126,20 @@ def test_interrupted(model: str, pictures: Path, whole: Path, name: str, workers
     assert same("out.json", whole)
 
 
+def test_a_run_that_overwrites_goes_on_too(model: str, pictures: Path, whole: Path) -> None:
+    Path("out.json").write_text("of an older run")
+    command = [str(pictures), "-o", "out.json", "--model", model]
+    process = start(*command, "--overwrite")
+    wait_until(lambda: len(parts_of("out.json")) > 0)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "run the same command without --overwrite to go on" in errors
+    assert Path("out.json").read_text() == "of an older run"
+    _, errors = start(*command).communicate(timeout=60)
+    assert errors.startswith("edgepose: going on; ")
+    assert same("out.json", whole)
+
+
 @pytest.fixture
 def unfinished(model: str, pictures: Path) -> Iterator[Path]:
     """A copy of some pictures, and a run that was ended after the first shard."""
@@ -182,7 +196,7 @@ def test_changed_files_are_done_again(
     shutil.copy(unfinished / "0090.png", unfinished / "0001.png")
     os.utime(unfinished / "0001.png", ns=(1, 1))
     assert main(["annotate", "some", "-o", "out.json", "--model", model]) == 0
-    assert "files have changed since; 1 groups of them are done again" in capsys.readouterr().err
+    assert "files have changed since; groups of them that are done again: 1" in capsys.readouterr().err
     people = json.loads(Path("out.json").read_text())["annotations"]
     assert people[1]["keypoints"] == people[90]["keypoints"]
 
@@ -214,6 +228,35 @@ def test_one_run_at_a_time(model: str, unfinished: Path) -> None:
     ):
         annotate(str(unfinished), "out.json", model=model)
     assert annotate(str(unfinished), "out.json", model=model).pictures == 100
+
+
+@pytest.mark.parametrize("ends", ["before the lock", "before the folder's lock file"])
+def test_a_run_that_ends_while_another_begins(
+    ends: str, model: str, pictures: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of parts goes between the steps in which the next run takes it."""
+    first = parts.Parts(Path("out.json")).__enter__()
+    if ends == "before the lock":
+        real = parts._hold
+
+        def hold(file: Any) -> None:
+            monkeypatch.setattr(parts, "_hold", real)
+            first.__exit__()
+            real(file)
+
+        monkeypatch.setattr(parts, "_hold", hold)
+    else:
+        make = Path.mkdir
+
+        def mkdir(self: Path, *arguments: Any, **options: Any) -> None:
+            make(self, *arguments, **options)
+            if self.name == "out.json.parts":
+                monkeypatch.setattr(Path, "mkdir", make)
+                first.__exit__()
+
+        monkeypatch.setattr(Path, "mkdir", mkdir)
+    annotate(pictures, "out.json", model=model)
+    assert same("out.json", whole)
 
 
 def dying(folder: Path, *, always: bool) -> str:

@@ -103,6 +103,14 @@ def test_names_that_are_described_together_are_joined(site: Path) -> None:
         assert not [name for name in names if "," in re.sub(r"<[^>]+>|, \w", "", name)], path.name
 
 
+def test_options_are_not_broken_at_their_dashes(site: Path) -> None:
+    page = (site / "annotate.html").read_text("utf-8")
+    assert '<code class="option">--score-threshold</code>' in page
+    assert not re.findall(r"<code>--[a-z]+</code>", page)
+    (style,) = site.glob("style.css")
+    assert re.search(r"code\.option \{\s+white-space: nowrap", style.read_text("utf-8"))
+
+
 def test_every_option_of_every_verb_is_described(site: Path) -> None:
     (verbs,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
     anchors = Page(site / "cli.html").anchors
