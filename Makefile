@@ -88,8 +88,7 @@ bench-training: $(VENV)/.test  ## time the training loop and distillation; sizes
 	PYTHONPATH=. $(BIN)/python benchmarks/training_loop.py --distillation --batch 8 --steps 2 $(SIZES)
 
 soak: $(VENV)/.test  ## memory over FRAMES=100000 frames of two sources; fails where it grows
-	$(BIN)/python tests/streams/soak.py --frames $(FRAMES)
-	$(BIN)/python tests/streams/soak.py --frames $(FRAMES) --workers 2
+	PYTHONPATH=. $(BIN)/python benchmarks/memory.py --frames $(FRAMES)
 
 # Without a browser's requests to anywhere: no fonts, scripts or pictures from other sites.
 docs: $(VENV)/.docs  ## build the documentation into build/site; warnings are errors

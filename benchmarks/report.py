@@ -49,7 +49,13 @@ SECTIONS = (
         "streams.py",
         "Videos from file to poses and to a file again, against rtmlib where it is installed beside this "
         "package (`pip install rtmlib onnx`; it is no dependency); what the host does for a frame; several "
-        "sources through one model. Memory over 100,000 frames: `make soak`, which fails where it grows.",
+        "sources through one model.",
+    ),
+    (
+        "Memory",
+        "memory.py",
+        "Memory of a process in which two sources run through one tiny model, whose people are found by a "
+        "detector, tracked and smoothed; `make soak` fails where it grows.",
     ),
     (
         "Drawing",
@@ -123,7 +129,9 @@ def main() -> None:
             parts[places[0]] = section
         else:
             parts.append(section)
-    output.write_text("\n".join(parts), "utf-8")
+    titles = [f"## {title}" for title, _, _ in SECTIONS]
+    parts[1:] = sorted(parts[1:], key=lambda part: titles.index(part.partition("\n")[0]))
+    output.write_text("\n".join(part.strip("\n") + "\n" for part in parts), "utf-8")
     print(f"written: {output}", file=sys.stderr)
 
 
