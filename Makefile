@@ -128,6 +128,7 @@ $(VENV)/.browser: $(VENV)/.venv
 	@found() { command -v chromium && command -v chromedriver; } > /dev/null; \
 	if ! found && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	  echo "apt-get install chromium chromium-driver"; \
+	  export DEBIAN_FRONTEND=noninteractive; \
 	  apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium chromium-driver; \
 	fi; \
 	if found; then touch $@; else \
