@@ -10,8 +10,9 @@ from typing import Any
 
 from edgepose import __version__
 from edgepose.cli.arguments import add_machine_options, counts, positive, seconds
+from edgepose.cli.model_options import add_model_argument
 from edgepose.cli.progress import Progress
-from edgepose.estimator import DEFAULT_MODEL, Estimator, resolve_model
+from edgepose.estimator import Estimator, resolve_model
 from edgepose.machine import describe_machine, resident_memory
 
 __all__ = ["add_parser"]
@@ -36,12 +37,7 @@ def add_parser(verbs: Any) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        help=f"an .onnx or .engine file, or the name of a packaged model (default: {DEFAULT_MODEL})",
-    )
+    add_model_argument(parser)
     parser.add_argument(
         "--persons",
         type=counts,

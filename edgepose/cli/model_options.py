@@ -10,16 +10,27 @@ from edgepose.detectors import FAMILIES, OnnxDetector
 from edgepose.estimator import DEFAULT_MODEL
 from edgepose.spec import ModelSpec
 
-__all__ = ["add_estimator_options", "add_model_option", "check_task", "estimator_options", "open_detector"]
+__all__ = [
+    "add_estimator_options",
+    "add_model_argument",
+    "add_model_option",
+    "check_task",
+    "estimator_options",
+    "open_detector",
+]
+
+
+_MODEL = f"an .onnx or .engine file, or the name of a packaged model (default: {DEFAULT_MODEL})"
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``MODEL``, which may be left out."""
+    parser.add_argument("model", metavar="MODEL", nargs="?", help=_MODEL)
 
 
 def add_model_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--model``."""
-    parser.add_argument(
-        "--model",
-        metavar="FILE|NAME",
-        help=f"an .onnx or .engine file, or the name of a packaged model (default: {DEFAULT_MODEL})",
-    )
+    """Add ``--model``, for verbs whose arguments are sources."""
+    parser.add_argument("--model", metavar="FILE|NAME", help=_MODEL)
 
 
 def add_estimator_options(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,15 @@ from typing import Any
 
 from edgepose.backends import read_model_spec
 from edgepose.cli.arguments import add_machine_options, attempts, positive, seconds
-from edgepose.cli.model_options import add_estimator_options, check_task, estimator_options, open_detector
+from edgepose.cli.model_options import (
+    add_estimator_options,
+    add_model_argument,
+    check_task,
+    estimator_options,
+    open_detector,
+)
 from edgepose.errors import InvalidInputError
-from edgepose.estimator import DEFAULT_MODEL, Estimator, resolve_model
+from edgepose.estimator import Estimator, resolve_model
 from edgepose.optional import require
 from edgepose.serve import LOCAL_HOSTS, create_app
 from edgepose.serve.limits import Limits
@@ -40,12 +46,7 @@ def add_parser(verbs: Any) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        help=f"an .onnx or .engine file, or the name of a packaged model (default: {DEFAULT_MODEL})",
-    )
+    add_model_argument(parser)
     parser.add_argument(
         "--source",
         metavar="SOURCE",

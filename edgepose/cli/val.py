@@ -13,9 +13,10 @@ from typing import Any
 from edgepose import __version__
 from edgepose.backends import read_model_spec
 from edgepose.cli.arguments import add_machine_options, positive, scales, share
+from edgepose.cli.model_options import add_model_argument
 from edgepose.cli.progress import Progress
 from edgepose.errors import InvalidInputError
-from edgepose.estimator import DEFAULT_MODEL, Estimator, resolve_model
+from edgepose.estimator import Estimator, resolve_model
 from edgepose.evaluation.coco import PictureSet, load_coco, load_crowdpose
 from edgepose.evaluation.lsp import load_lsp
 from edgepose.evaluation.run import score_people, score_pictures
@@ -43,12 +44,7 @@ def add_parser(verbs: Any) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        help=f"an .onnx or .engine file, or the name of a packaged model (default: {DEFAULT_MODEL})",
-    )
+    add_model_argument(parser)
     data = parser.add_mutually_exclusive_group(required=True)
     pair = ("ANNOTATIONS", "IMAGES")
     for name in ("coco", "crowdpose", "mpii"):
