@@ -231,15 +231,18 @@ class PoseResult:
             return Person(self, int(index))
         if isinstance(index, list) and not index:
             index = slice(0)
-        return replace(
-            self,
-            keypoints=self.keypoints[index],
-            scores=self.scores[index],
-            boxes=self.boxes[index],
-            person_scores=self.person_scores[index],
-            covariance=None if self.covariance is None else self.covariance[index],
-            track_ids=None if self.track_ids is None else self.track_ids[index],
-        )
+        return replace(self, **self._rows(index))
+
+    def _rows(self, index: Any) -> dict[str, Any]:
+        """The fields of some of the persons."""
+        return {
+            "keypoints": self.keypoints[index],
+            "scores": self.scores[index],
+            "boxes": self.boxes[index],
+            "person_scores": self.person_scores[index],
+            "covariance": None if self.covariance is None else self.covariance[index],
+            "track_ids": None if self.track_ids is None else self.track_ids[index],
+        }
 
     def __repr__(self) -> str:
         height, width = self.image_size

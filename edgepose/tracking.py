@@ -337,14 +337,7 @@ class Tracker:
         self._last_id += len(ready)
         shown = order[tracks.ids[order] > 0]
         persons = place[shown]
-        return result._with(
-            keypoints=result.keypoints[persons],
-            scores=result.scores[persons],
-            boxes=result.boxes[persons],
-            person_scores=result.person_scores[persons],
-            covariance=None if result.covariance is None else result.covariance[persons],
-            track_ids=tracks.ids[shown],
-        )
+        return result._with(**{**result._rows(persons), "track_ids": tracks.ids[shown]})
 
 
 def _glide(velocity: Floats, time: Floats, constant: float) -> Floats:

@@ -305,7 +305,7 @@ class TopDown:
                 covariance = np.concatenate(
                     [np.zeros((0, k, 2, 2), np.float32), *(p[2] for p in parts if p[2] is not None)]
                 )
-        missing = np.isnan(keypoints.sum(axis=2) + scores)
+        missing = ~np.isfinite(keypoints.sum(axis=2)) | np.isnan(scores)
         keypoints[missing] = np.nan
         scores = np.minimum(np.maximum(np.where(missing, 0, scores), 0), 1)
         box_scores = np.concatenate([p.scores for p in persons])
