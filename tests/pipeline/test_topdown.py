@@ -166,6 +166,23 @@ def test_scores_that_are_no_numbers_are_missing_joints(open_model: Models) -> No
     assert np.isfinite(result.keypoints[0, 1:]).all()
 
 
+def test_infinite_joints_are_missing(open_model: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    estimator = open_model(color_spec())
+    crops = estimator._top_down._crops
+    decode = crops._decode
+
+    def far(heatmaps: np.ndarray) -> Any:
+        joints = decode(heatmaps)
+        joints.coords[0, 1, 0] = np.inf
+        return joints
+
+    monkeypatch.setattr(crops, "_decode", far)
+    result = estimator(spots(SIZE, CENTERS))
+    assert np.isnan(result.keypoints[0, 1]).all()
+    assert result.scores[0, 1] == 0
+    assert np.isfinite(result.keypoints[0, [0, 2]]).all()
+
+
 def test_person_score_is_the_mean_of_the_joints_above_the_floor() -> None:
     scores = np.array([[0.9, 0.5, 0.2, 0.1], [0.1, 0.2, 0.0, 0.0]], np.float32)
     np.testing.assert_allclose(person_score(scores), [0.7, 0.0], atol=1e-6)
