@@ -38,7 +38,7 @@ from training.export import check_output, model_spec
 from training.models import create
 from training.models.layers import init_weights
 from training.models.okdhp import Branched, extract_branch
-from training.precision import exempt_slow_bfloat16
+from training.precision import avoid_slow_kernels
 from training.tasks import make_task
 
 __all__ = ["DivergedError", "Trainer", "begun", "is_complete", "read_log", "train"]
@@ -208,6 +208,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
         precision=config.precision,  # type: ignore[arg-type]
     )
     fabric.launch()
+    # Crops are of one size, for which cuDNN may look for its fastest kernels.
+    torch.backends.cudnn.benchmark = fabric.device.type == "cuda" and config.task == "topdown"
     if world > 1:
         atexit.unregister(_leave_group)  # a further stage's
         atexit.register(_leave_group)
@@ -245,14 +247,16 @@ class Trainer:
         check_output(self.network, self.spec)
         self._task = make_task(config, self.spec, self.network, self.fabric.device)
         self._loader = self._make_loader()
-        if self.fabric.device.type == "cpu" and config.precision != "32-true":
-            exempt_slow_bfloat16(self.network)
+        if config.precision != "32-true":
+            avoid_slow_kernels(self.network, self.fabric.device)
         self._inner_optimizer, self._schedule = build_optimizer(config, self.network, len(self._loader))
         self.average: AveragedModel | None = None
         if config.ema > 0 and self.fabric.is_global_zero:
             averaging = get_ema_multi_avg_fn(config.ema)
             self.average = AveragedModel(self.network, multi_avg_fn=averaging, use_buffers=True)
             self.average.to(self.fabric.device)
+            # Looked at for every tensor: on a GPU each look would wait for all that is queued there.
+            self.average.n_averaged = self.average.n_averaged.cpu()
         self._model, self._optimizer = self.fabric.setup(self.network, self._inner_optimizer)
         self._normalize = normalizer(self.spec, self.fabric.device)
 

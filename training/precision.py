@@ -1,4 +1,4 @@
-"""Mixed precision where a CPU's bfloat16 kernels are slower than its float32 ones."""
+"""Mixed precision without the slow kernels; the values stay the same but for rounding."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ import functools
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv_transpose2d
 
-__all__ = ["exempt_slow_bfloat16"]
+__all__ = ["avoid_slow_kernels", "exempt_slow_bfloat16", "fill_grouped_deconvolutions"]
+
+
+def avoid_slow_kernels(network: nn.Module, device: torch.device) -> nn.Module:
+    """What pays in mixed precision on a device, in place."""
+    if device.type == "cpu":
+        return exempt_slow_bfloat16(network)
+    return fill_grouped_deconvolutions(network) if device.type == "cuda" else network
 
 
 def exempt_slow_bfloat16(network: nn.Module) -> nn.Module:
@@ -26,3 +34,23 @@ def exempt_slow_bfloat16(network: nn.Module) -> nn.Module:
 def _in_float32(forward: functools.partial[Tensor], x: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         return forward(x.float())
+
+
+def fill_grouped_deconvolutions(network: nn.Module) -> nn.Module:
+    """Run grouped transposed convolutions as whole ones, with zeros between the groups, in place.
+
+    On an H200 cuDNN's kernels for groups of one and two channels took 15 of the 51 ms of a step of LPN-50
+    (128 crops of 256x256), in part by one launch a group. Multiplying by zeros costs tensor cores little.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.ConvTranspose2d) and module.groups > 1:
+            module.forward = functools.partial(_as_whole, module)  # type: ignore[method-assign]
+    return network
+
+
+def _as_whole(module: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    groups = torch.arange(module.groups, device=x.device)
+    own = groups.repeat_interleave(module.in_channels // module.groups)[:, None] == groups
+    weight = (module.weight[:, None] * own[:, :, None, None, None]).flatten(1, 2)
+    stride, padding, extra = module.stride, module.padding, module.output_padding
+    return conv_transpose2d(x, weight, module.bias, stride, padding, extra, 1, module.dilation)  # type: ignore[arg-type]

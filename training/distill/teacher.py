@@ -12,7 +12,7 @@ from training.checkpoints import load_weights
 from training.config import TrainConfig, load_config
 from training.models import create
 from training.models.outputs import final_heatmaps
-from training.precision import exempt_slow_bfloat16
+from training.precision import avoid_slow_kernels
 
 __all__ = ["Teacher", "best_weights", "plain_student", "related_config", "teacher_config"]
 
@@ -101,7 +101,7 @@ class Teacher:
             )
         load_weights(self._network, path)
         self._network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self._slow_bfloat16 = config.precision != "32-true"
+        self._slow_kernels = config.precision != "32-true"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class Teacher:
     def _on(self, device: torch.device) -> nn.Module:
         if next(self._network.parameters()).device != device:
             self._network.to(device)
-        if self._slow_bfloat16 and device.type == "cpu":
-            exempt_slow_bfloat16(self._network)
-            self._slow_bfloat16 = False
+        if self._slow_kernels:
+            avoid_slow_kernels(self._network, device)
+            self._slow_kernels = False
         return self._network
