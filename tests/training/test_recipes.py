@@ -149,6 +149,7 @@ BOTTOM_UP = [
     for name in ("w32_512_coco", "w32_640_coco", "w48_640_coco", "w32_512_crowdpose")
 ]
 OWN = [name for name in FILES if name.startswith(("comparison/", "higherlpn/")) or "/lsp_" in name]
+OWN.append("mobilepose/mpii_squeezenet")  # published for other crops
 """Recipes that repeat no published experiment."""
 
 STUDENTS = {
@@ -169,8 +170,8 @@ PLAIN = {
     **{f"okdhp/{d}_okdhp{n}": f"okdhp/{d}_hourglass{n}" for d in ("mpii", "coco") for n in (2, 4, 8)},
     **{f"okdhp/mpii_okdhp_mobilepose_{name}": f"okdhp/mpii_mobilepose_{name}" for name in BACKBONES},
     "okdhp/mpii_okdhp4_unbalanced": "okdhp/mpii_hourglass4",
-    "okdhp/lsp_okdhp2": "fpd/lsp_hourglass",
-    "okdhp/lsp_okdhp_lpn50": "fpd/lsp_lpn50",
+    **{f"okdhp/lsp_okdhp2{cut}": "fpd/lsp_hourglass" for cut in ("", "_unbalanced")},
+    **{f"okdhp/lsp_okdhp_lpn50{cut}": "fpd/lsp_lpn50" for cut in ("", "_unbalanced")},
 }
 """Plain training that each recipe of OKDHP is compared with."""
 
