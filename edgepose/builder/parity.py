@@ -335,7 +335,7 @@ def _match(first: Poses, second: Poses, spec: ModelSpec, scale: float) -> _Match
     for i, j in pairs:
         distance = np.linalg.norm(first.keypoints[i] - second.keypoints[j], axis=1)
         distance = distance[~np.isnan(distance)]
-        side = max(float((boxes[0][i, 2:] - boxes[0][i, :2]).max()), 1.0)
+        side = max(float((boxes[0][i, 2:] - boxes[0][i, :2]).max()), 1 / scale)  # a single joint has none
         distances.append(distance * scale)
         shares.append(distance / side)
         similarity[i] = table[i, j]
