@@ -11,6 +11,7 @@ from typing import Any
 
 from edgepose.errors import InvalidInputError
 from training.comparison import DECODERS, METHODS, Run
+from training.config import TrainConfig
 
 __all__ = ["comparison_tables", "replace_section"]
 
@@ -45,14 +46,16 @@ def comparison_tables(runs: Sequence[Run]) -> str:
             f"no results; found none under {Path(runs[0].configs[-1].output)}; run the comparison first"
         )
     teacher = [value for (_, method, _), value in results.items() if method == "teacher"]
-    parts = [f"**teacher**: {_size(teacher[0])}."] if teacher else []
+    plain = {run.student: run.configs[-1] for run in runs if run.method in ("plain", "teacher")}
+    parts = [f"{_described('teacher', plain[''])}: {_size(teacher[0])}."] if teacher else []
     for student in dict.fromkeys(run.student for run in runs if run.student):
         of_student = {
             method: [value for (s, m, _), value in results.items() if (s, m) == (student, method)]
             for method in METHODS
         }
         if any(of_student.values()):
-            parts += _student_tables(student, {"teacher": teacher, **of_student})
+            title = _described(student, plain[student])
+            parts += _student_tables(title, {"teacher": teacher, **of_student})
     return "\n\n".join([*parts, NOTE])
 
 
@@ -69,11 +72,11 @@ def replace_section(text: str, tables: str) -> str:
     return f"{before}{START}\n{tables}\n{END}{after}"
 
 
-def _student_tables(student: str, results: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _student_tables(title: str, results: dict[str, list[dict[str, Any]]]) -> list[str]:
     plain = results["plain"]
     some = next(values[0] for method, values in results.items() if values and method != "teacher")
     lines = [
-        f"**{student}**: {_size(some)}.",
+        f"{title}: {_size(some)}.",
         "",
         "| training | PCK@0.2 | against plain | ensemble | all branches | seeds | pictures | cost |",
         "|---|---:|---:|---:|---|---:|---:|---:|",
@@ -105,6 +108,13 @@ def _student_tables(student: str, results: dict[str, list[dict[str, Any]]]) -> l
             lines.append(f"| {name} | {_spread(scores)} | {statistics.mean(differences):+.2f} |")
         parts.append("\n".join(lines))
     return parts
+
+
+def _described(name: str, config: TrainConfig) -> str:
+    """What is trained, and for how long."""
+    options = [f"{key} {value}" for key, value in config.options.items() if key != "joints"]
+    size, epochs = "x".join(map(str, config.input_size)), config.stages * config.epochs
+    return f"**{name}** ({', '.join([config.model, *options])}; crops of {size}, {epochs} epochs)"
 
 
 def _size(result: dict[str, Any]) -> str:

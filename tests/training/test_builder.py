@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from edgepose.builder.graph import Graph
 from edgepose.builder.half import halve
 from edgepose.builder.passes import rewrite
 from edgepose.builder.passes.pixel_input import take_pixels
+from edgepose.cli import main
+from edgepose.samples import PERSON
 from training.config import TrainConfig
 from training.export import export, model_spec
 from training.models import create
@@ -104,3 +108,40 @@ def test_the_built_network_computes_the_same(name: str, options: dict[str, Any],
         assert np.abs(found - expected).max() <= 1e-4 * expected.std()
         assert np.abs(of_bytes - expected).max() <= 1e-4 * expected.std()
         assert 0 < np.abs(half - expected).max() <= 0.1 * expected.std()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("hourglass", {"stacks": 2, "channels": 32, "depth": 3}),
+        ("okdhp", {"base": "lpn50", "width": 0.25}),
+        *[
+            ("mobilepose", {"backbone": backbone, "head": head})
+            for backbone, head in (
+                ("resnet18", "heatmap"),
+                ("mobilenetv2", "coordinates"),
+                ("squeezenet", "heatmap"),
+            )
+        ],
+    ],
+)
+def test_half_precision_passes_the_gate(
+    name: str, options: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = random_network(name, options)
+    coordinates = options.get("head") == "coordinates"
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d) and layer.out_channels == 17:
+                layer.weight.mul_(30 if coordinates else 3)  # joints are seen from a score of 0.2 on
+    side = 97 if options.get("backbone") == "squeezenet" else 96
+    config = TrainConfig(name=name, model=name, skeleton="coco17", input_size=[side, side])
+    if coordinates:
+        config.decoder.beta = math.log((side // 4) ** 2)
+    export(network, model_spec(config), tmp_path / "source.onnx")
+    model, built = str(tmp_path / "source.onnx"), str(tmp_path / "built.onnx")
+    pictures = str(PERSON.parent)
+    assert main(["build", model, "-o", built, "--pictures", pictures, "--precision", "fp16", "--json"]) == 0
+    parity = json.loads(capsys.readouterr().out)["parity"]
+    assert parity["persons"] == 1
+    assert 0 < parity["heatmap_rms"] < 0.01
