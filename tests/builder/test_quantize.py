@@ -249,9 +249,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         cv2.imwrite(str(tmp_path / f"calib/{index}.png"), view)
     output = str(tmp_path / "small.onnx")
     arguments = ["build", "lpn50-lsp", "-o", output, "--precision", "int8", "--max-drop", "0.2"]
-    assert main([*arguments, "--calib", str(tmp_path / "calib"), "--activations", "int8"]) == 0
+    assert main([*arguments, "--calib", str(tmp_path / "calib"), "--activations", "uint8"]) == 0
     text = capsys.readouterr().out
-    assert "activations: int8" in text
+    assert "activations: uint8" in text
     assert "int8, 4." in text
     assert main(arguments) == 1
     assert "needs pictures to calibrate on" in capsys.readouterr().err

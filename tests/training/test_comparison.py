@@ -101,7 +101,7 @@ def test_missing_runs_are_made_and_the_table_is_written(
     teacher = results["teacher", 1]["macs"]  # trained, and asked in all epochs, or in half of them
     assert results["fpd", 1]["training_macs"] == plain["macs"] + 2 * teacher
     assert results["plain_fpd", 1]["training_macs"] == plain["macs"] + 1.5 * teacher
-    assert "**s** (hourglass, channels 8, depth 1, stacks 2; crops of 32x32, 4 epochs): " in printed
+    assert "**s** (hourglass, channels 8, depth 1, stacks 2; crops of 32x32, 2 epochs): " in printed
     for name in ("teacher", "plain", "LPN's stages", "FPD, from the plain student", "OKDHP, unbalanced"):
         assert sum(line.startswith(f"| {name} |") for line in printed.splitlines()) == 1
 
