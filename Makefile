@@ -15,6 +15,8 @@ TORCH ?= torch==2.13.0+cpu
 FRAMES ?= 100000
 # Arguments for pytest, for instance PYTEST="-k kernels".
 PYTEST ?=
+# Parts of the suite at a time; their output then comes when a part is done.
+JOBS ?= 1
 # A choice may leave one of the two processes without tests.
 NONE = $(if $(PYTEST),|| [ $$? = 5 ])
 
@@ -31,7 +33,7 @@ SANITIZED = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-
 # The packaged photo shows half of a person; its box says where the whole one would be.
 BOXES := $(if $(filter $(SAMPLE).jpg,$(SOURCE)),--boxes $(SAMPLE).json)
 
-.PHONY: help demo test test-slow test-matrix test-tensorrt smoke lint cuda gpu bench bench-training soak docs docs-serve readme clean
+.PHONY: help demo test test-runtime test-emulated test-training test-slow test-matrix test-tensorrt smoke lint cuda gpu bench bench-training soak docs docs-serve readme clean
 .DELETE_ON_ERROR:
 
 help:  ## list the tasks
@@ -40,13 +42,21 @@ help:  ## list the tasks
 demo: $(VENV)/.demo  ## poses on the packaged photo, or on SOURCE=my.jpg; the picture goes to out/
 	@$(BIN)/edgepose predict "$(SOURCE)" $(BOXES) --output "$(OUT)/"
 
-# Three processes. The CUDA kernels and all that runs on them, emulated under the sanitizers, with the threads of a
-# block in another order than they come in. Training: PyTorch's threads next to those of the runtimes have crashed
-# it once.
-test: $(VENV)/.test $(VENV)/.browser $(EMULATION)/.built  ## the whole suite
+# Three processes, JOBS of them at a time. The CUDA kernels and all that runs on them, emulated under the sanitizers,
+# with the threads of a block in another order than they come in. Training: PyTorch's threads next to those of the
+# runtimes have crashed it once.
+test: $(VENV)/.test $(VENV)/.browser $(EMULATION)/.built  ## the whole suite; JOBS=2 runs its parts side by side
+	@$(MAKE) --no-print-directory -j$(JOBS) $(if $(filter-out 1,$(JOBS)),--output-sync=target) \
+	  test-runtime test-emulated test-training
+
+test-runtime:
 	$(BIN)/python -m pytest -m "not slow" --ignore tests/training --ignore tests/gpu $(PYTEST) $(NONE)
+
+test-emulated:
 	$(SANITIZED) EDGEPOSE_EMULATION=$(EMULATION) EMULATION_ORDER=reverse \
 	  $(BIN)/python -m pytest -m "not slow" tests/kernels tests/gpu $(PYTEST) $(NONE)
+
+test-training:
 	$(BIN)/python -m pytest -m "not slow" tests/training $(PYTEST) $(NONE)
 
 test-slow: $(VENV)/.test  ## the exhaustive checks
