@@ -14,7 +14,7 @@ import pytest
 from tiny_models import color_model, color_spec, people_model
 
 from edgepose import BackendUnavailableError, ModelFormatError
-from edgepose.backends import open_backend
+from edgepose.backends import open_backend, read_model_spec
 from edgepose.backends.openvino import COMPILED_SHAPES, OpenVinoBackend, import_openvino
 from edgepose.estimator import resolve_model
 
@@ -47,7 +47,8 @@ def assert_same(path: Path, shapes: list[tuple[int, ...]], tolerance: float = 1e
 
 def test_the_packaged_top_down_model() -> None:
     # bfloat16, which processors that have it would use, differs by some thousandths.
-    assert_same(resolve_model(None), [(n, 3, 128, 128) for n in (1, 3, 8)])
+    size = read_model_spec(resolve_model(None)).input_size
+    assert_same(resolve_model(None), [(n, 3, *size) for n in (1, 3, 8)])
 
 
 def test_the_packaged_bottom_up_model() -> None:
@@ -179,7 +180,7 @@ import pathlib, socket, sys, numpy as np
 def refuse(*arguments):
     print("connects", arguments)
 socket.socket.connect = refuse
-from edgepose.backends import open_backend
+from edgepose.backends import open_backend, read_model_spec
 backend = open_backend(pathlib.Path({str(path)!r}), runtime="openvino")
 for _ in range(3):
     backend.run(np.zeros((1, 3, 64, 48), np.float32))
