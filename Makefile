@@ -15,10 +15,10 @@ TORCH ?= torch==2.13.0+cpu
 FRAMES ?= 100000
 # Arguments for pytest, for instance PYTEST="-k kernels".
 PYTEST ?=
+# A choice may leave a part without tests.
+NONE = $(if $(PYTEST),|| [ $$? = 5 ])
 # Parts of the suite at a time; their output then comes when a part is done.
 JOBS ?= 1
-# A choice may leave one of the two processes without tests.
-NONE = $(if $(PYTEST),|| [ $$? = 5 ])
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check

@@ -46,15 +46,15 @@ def comparison_tables(runs: Sequence[Run]) -> str:
             f"no results; found none under {Path(runs[0].configs[-1].output)}; run the comparison first"
         )
     teacher = [value for (_, method, _), value in results.items() if method == "teacher"]
-    plain = {run.student: run.configs[-1] for run in runs if run.method in ("plain", "teacher")}
-    parts = [f"{_described('teacher', plain[''])}: {_size(teacher[0])}."] if teacher else []
+    configs = {run.student: run.configs[-1] for run in runs if run.method in ("plain", "teacher")}
+    parts = [f"{_described('teacher', configs[''])}: {_size(teacher[0])}."] if teacher else []
     for student in dict.fromkeys(run.student for run in runs if run.student):
         of_student = {
             method: [value for (s, m, _), value in results.items() if (s, m) == (student, method)]
             for method in METHODS
         }
         if any(of_student.values()):
-            title = _described(student, plain[student])
+            title = _described(student, configs[student])
             parts += _student_tables(title, {"teacher": teacher, **of_student})
     return "\n\n".join([*parts, NOTE])
 

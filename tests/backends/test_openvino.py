@@ -180,7 +180,7 @@ import pathlib, socket, sys, numpy as np
 def refuse(*arguments):
     print("connects", arguments)
 socket.socket.connect = refuse
-from edgepose.backends import open_backend, read_model_spec
+from edgepose.backends import open_backend
 backend = open_backend(pathlib.Path({str(path)!r}), runtime="openvino")
 for _ in range(3):
     backend.run(np.zeros((1, 3, 64, 48), np.float32))

@@ -95,6 +95,16 @@ def test_joints_elsewhere(tmp_path: Path) -> None:
     assert compare(first, swapped, [large]).keypoint_max == pytest.approx(parity.keypoint_max, abs=3)
 
 
+def test_a_person_of_a_single_joint_has_a_size(tmp_path: Path) -> None:
+    """One pixel of the input, however many of the picture that is."""
+    ramp = np.ones((1, 3, 16, 12), np.float32) * np.linspace(0.5, 1, 12, dtype=np.float32)
+    first, second = color_model(tmp_path / "a.onnx"), color_model(tmp_path / "b.onnx", mask=ramp)
+    parity = compare(first, second, [spots((768, 576), [(300, 400)])])
+    assert parity.persons == 1
+    assert 0.1 / 12 < parity.keypoint_max < 0.1  # a tenth of a pixel of the picture, and of the input
+    assert parity.pck == 1
+
+
 def test_persons_lost_and_added(tmp_path: Path) -> None:
     first = people_model(tmp_path / "a.onnx")
     blind = people_model(tmp_path / "b.onnx", people_spec(grouping=Grouping(0.5, refine=False)))

@@ -243,15 +243,24 @@ def test_refusals(float_model: Any, batches: list[np.ndarray], tmp_path: Path) -
     assert not output.exists()
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "calib").mkdir()
     for index, view in enumerate(views(9)):
         cv2.imwrite(str(tmp_path / f"calib/{index}.png"), view)
     output = str(tmp_path / "small.onnx")
     arguments = ["build", "lpn50-lsp", "-o", output, "--precision", "int8", "--max-drop", "0.2"]
-    assert main([*arguments, "--calib", str(tmp_path / "calib"), "--activations", "uint8"]) == 0
+    calibrated = [*arguments, "--calib", str(tmp_path / "calib")]
+    assert main(calibrated) == 0
     text = capsys.readouterr().out
     assert "activations: uint8" in text
+    assert "int8, 4." in text
+    # Signed ones are too coarse for the maps on so few pictures: no search for the layers to blame.
+    monkeypatch.setitem(TOLERANCES, "int8", replace(TOLERANCES["int8"], heatmap_rms=1))
+    assert main([*calibrated, "--activations", "int8"]) == 0
+    text = capsys.readouterr().out
+    assert "activations: int8" in text
     assert "int8, 4." in text
     assert main(arguments) == 1
     assert "needs pictures to calibrate on" in capsys.readouterr().err

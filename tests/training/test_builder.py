@@ -115,14 +115,9 @@ def test_the_built_network_computes_the_same(name: str, options: dict[str, Any],
     [
         ("hourglass", {"stacks": 2, "channels": 32, "depth": 3}),
         ("okdhp", {"base": "lpn50", "width": 0.25}),
-        *[
-            ("mobilepose", {"backbone": backbone, "head": head})
-            for backbone, head in (
-                ("resnet18", "heatmap"),
-                ("mobilenetv2", "coordinates"),
-                ("squeezenet", "heatmap"),
-            )
-        ],
+        ("mobilepose", {"backbone": "resnet18", "head": "heatmap"}),
+        ("mobilepose", {"backbone": "mobilenetv2", "head": "coordinates"}),
+        ("mobilepose", {"backbone": "squeezenet", "head": "heatmap"}),
     ],
 )
 def test_half_precision_passes_the_gate(
